@@ -1,0 +1,33 @@
+"""`python -m lit_cifar`: runs a command, and turns an error into one sentence and an exit code."""
+
+import errno
+import os
+import sys
+
+from lit_cifar.errors import UserError
+
+
+def main() -> None:
+    """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C."""
+    try:
+        from lit_cifar.cli import run
+
+        run(sys.argv[1:])
+    except UserError as error:
+        _stop(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _stop("stopped by Ctrl-C", 130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = error.filename or os.getcwd()  # noqa: PTH109
+        _stop(f"{where} can't be written: {os.strerror(error.errno)}; free some space or name another folder", 1)
+
+
+def _stop(sentence: str, code: int) -> None:
+    print(f"lit_cifar: {sentence}", file=sys.stderr)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

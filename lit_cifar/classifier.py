@@ -1,0 +1,231 @@
+"""LitClassifier: loss, optimizer and metrics around any network that turns images into logits.
+
+Its numbers are exact on any number of devices: the loss is weighted so that the gradient is that of the whole batch,
+even where the shares are uneven, and every image of an evaluation counts once. What it logs while training is the mean
+over all steps since it logged last, kept in one tensor: 0.02 ms a step, where self.log and a torchmetrics accuracy
+take 1 ms.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from lit_cifar.checkpoint import KEY, class_and_arguments
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.errors import UsageError
+
+Batch = tuple[Tensor, Tensor]
+
+
+class LitClassifier(pl.LightningModule):
+    """Trains and tests a network on labelled images.
+
+    Args:
+        net: Turns normalised images [N, 3, 32, 32] into logits [N, number of classes].
+        optimizer: Any of torch.optim's, or your own, by class path.
+        lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
+        lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
+        loss: Mean loss of logits [N, C] and labels [N], by import path.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.lr_scheduler_interval = lr_scheduler_interval
+        self.loss = loss
+        self.net_config = class_and_arguments(net)
+        """Class path and arguments that a checkpoint carries, to build the net again."""
+        self.recipe = "python"
+        """Name of the recipe that a checkpoint and a report carry."""
+        self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
+        """What was logged: (step, value)."""
+        self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
+        """Of the training so far, over all interruptions; seconds are wall time of the loop with its validation."""
+        self._window = torch.zeros(2)  # since the last logging, on this rank: sum of losses, right answers
+        self._window_images = 0  # since the last logging, over all devices
+
+    def setup(self, stage: str) -> None:
+        """Makes the metrics, and checks that the net has an output for each class."""
+        classes = len(self.datamodule.classes)
+        training = self.net.training
+        with torch.no_grad():
+            outputs = self.net.eval()(torch.zeros(1, 3, 32, 32, device=self.device)).shape[-1]
+        self.net.train(training)
+        if outputs != classes:
+            raise UsageError(
+                f"The network has {outputs} outputs, but {self.datamodule.name} has {classes} classes;"
+                f" set --model.net.init_args.num_classes {classes}"
+            )
+        self.val_metrics = _metrics(classes)
+        self.test_metrics = _metrics(classes)
+        self.test_metrics.add_metrics({"confusion_matrix": MulticlassConfusionMatrix(classes)})
+
+    @property
+    def datamodule(self) -> CIFAR10DataModule:
+        """The Trainer's."""
+        return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
+        return self.net(images)
+
+    def on_train_start(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter() - self.trained["seconds"]
+        dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no float64
+        self._window = self._window.to(self.device, dtype)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss whose gradient, averaged over the devices, is that of the whole batch."""
+        images, labels = batch
+        whole = self.trainer.train_dataloader.images_in_batch(batch_idx)
+        if not len(labels):
+            # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
+            return self(images.new_zeros(1, *images.shape[1:])).sum() * 0
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        with torch.no_grad():
+            right = (logits.argmax(1) == labels).sum()
+            self._window += torch.stack((loss * len(labels), right))
+        if len(labels) == whole:
+            return loss
+        return loss * (len(labels) * self.trainer.world_size / whole)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Logs, every `log_every_n_steps` steps, the mean since the last time."""
+        images = self.trainer.train_dataloader.images_in_batch(batch_idx)
+        self._window_images += images
+        self.trained["images"] += images
+        step = self.global_step
+        every = self.trainer.log_every_n_steps
+        if every and step % every == 0 and step and not self.trainer.fit_loop._should_accumulate():
+            self._log_window(step)
+
+    def _log_window(self, step: int) -> None:
+        loss, right = self.trainer.strategy.reduce(self._window, reduce_op="sum").tolist()
+        means = {"train/loss": loss / self._window_images, "train/accuracy": right / self._window_images}
+        self.curves["train/loss"].append((step, means["train/loss"]))
+        means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        for logger in self.loggers:
+            logger.log_metrics(means, step)
+        self._window.zero_()
+        self._window_images = 0
+
+    def on_train_end(self) -> None:
+        """Stops the clock."""
+        self._update_trained()
+
+    def _update_trained(self) -> None:
+        self.trained |= {
+            "epochs": self.trainer.fit_loop.epoch_progress.current.processed,
+            "steps": self.global_step,
+            "batch_size": self.datamodule.batch_size,
+            "seconds": time.perf_counter() - self._started,
+        }
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch."""
+        self._count(batch, self.val_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs loss and accuracy, whole and per class."""
+        values = self._log_metrics("val", self.val_metrics)
+        if self.trainer.training or self.trainer.validating:
+            self.curves["val/loss"].append((self.global_step, float(values["loss"])))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Counts a batch."""
+        self._count(batch, self.test_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Logs loss and accuracy, whole and per class, and keeps them for the report."""
+        self.test_results = self._log_metrics("test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Probabilities `[B, C]` of a batch."""
+        return self(batch[0]).softmax(1)
+
+    def predict_indices(self, indices: Tensor) -> Tensor:
+        """int64 `[n]`, the classes predicted for these test images."""
+        images, _ = self.datamodule.test_dataloader().take(indices.to(self.device))
+        with torch.inference_mode():
+            return self.eval()(images).argmax(1).cpu()
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer, and the schedule if there is one."""
+        optimizer = self.make_optimizer(self.parameters())
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds what `test` needs to build net and data again, and the curves so far."""
+        data = self.datamodule
+        if self.trainer.training:
+            self._update_trained()
+        checkpoint[KEY] = {
+            "recipe": self.recipe,
+            "net": self.net_config,
+            "classes": list(data.classes),
+            "dataset": data.images.kind,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "val_size": data.val_size,
+            "seed": data.seed,
+            "curves": self.curves,
+            "trained": self.trained,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes up the curves and the clock of the run that wrote the checkpoint."""
+        card = checkpoint[KEY]
+        self.curves = {name: [(step, value) for step, value in curve] for name, curve in card["curves"].items()}
+        self.trained = dict(card["trained"])
+
+    def _count(self, batch: Batch, metrics: MetricCollection) -> None:
+        images, labels = batch
+        if not len(labels):
+            return  # this device has no image in the last, short batch
+        logits = self(images).float()
+        metrics["loss"].update(self.loss(logits, labels), weight=len(labels))
+        for name, metric in metrics.items(keep_base=True, copy_state=False):
+            if name != "loss":
+                metric.update(logits, labels)
+
+    def _log_metrics(self, stage: str, metrics: MetricCollection) -> Mapping[str, Tensor]:
+        values = metrics.compute()
+        metrics.reset()
+        self.log_dict({f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]})
+        per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
+        self.log_dict({f"{stage}_class/{name}": accuracy for name, accuracy in per_class})
+        return values
+
+
+def _metrics(classes: int) -> MetricCollection:
+    return MetricCollection(
+        {
+            "loss": MeanMetric(),
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "class_accuracy": MulticlassAccuracy(classes, average="none"),
+        },
+        compute_groups=False,
+    )

@@ -1,0 +1,1 @@
+"""The commands of our own beside Lightning's, one a file: each has `main(argv)`."""

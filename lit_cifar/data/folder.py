@@ -1,0 +1,170 @@
+"""A folder of pictures, decoded once into a cache beside it.
+
+`train/<class>/*` and `test/<class>/*` with PNG or JPEG files become uint8 arrays in `lit_cifar_cache.npz`, which opens
+in under a second and carries a CRC-32 of every array (zip's own). It is rebuilt when a file's name, size or time
+of change differs. Files are decoded by torchvision in threads: 10,000 a second on one core, three times Pillow's rate.
+"""
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from lit_cifar.data.images import ImageSet
+from lit_cifar.errors import UsageError, UserError
+
+CACHE = "lit_cifar_cache.npz"
+SUFFIXES = (".png", ".jpg", ".jpeg")
+SIDE = 32
+SHOWN_AS = {"airplane": "plane", "automobile": "car"}
+FILES_A_TASK = 500  # 50 ms of decoding: the progress bar moves, and threads are not busy with handing over
+
+Listing = list[tuple[str, int, int]]
+"""Path relative to the root, size in bytes, time of change in nanoseconds: of every picture, sorted by path."""
+
+
+def is_folder(root: Path) -> bool:
+    """Whether `root` is laid out as a folder of pictures."""
+    return (root / "train").is_dir() or (root / "test").is_dir()
+
+
+def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) -> tuple[ImageSet, ImageSet]:
+    """The training and the test images of a folder of pictures, from the cache where it is up to date.
+
+    Pictures of another size than 32×32 are resized to it. `lock` is held while the cache is made.
+
+    Raises:
+        UsageError: the folder lacks images, a split or a class.
+        UserError: a picture can't be decoded, or the cache can't be written.
+    """
+    listings = {split: _list(root, split) for split in ("train", "test")}
+    classes = _classes(root, listings)
+    fingerprint = hashlib.sha256(json.dumps(listings).encode()).hexdigest()
+    cache = root / CACHE
+    arrays = _read(cache, fingerprint)
+    if arrays is None:
+        with lock():
+            arrays = _read(cache, fingerprint)  # another process may have made it meanwhile
+            if arrays is None:
+                arrays = {"fingerprint": np.array(fingerprint), **_decode_all(root, listings, classes)}
+                _write(cache, arrays)
+    shown = tuple(SHOWN_AS.get(name, name) for name in classes)
+    tensors = {name: torch.from_numpy(array) for name, array in arrays.items() if name != "fingerprint"}
+    return (
+        ImageSet(tensors["train_images"], tensors["train_labels"], shown),
+        ImageSet(tensors["test_images"], tensors["test_labels"], shown),
+    )
+
+
+def _decode_all(root: Path, listings: dict[str, Listing], classes: list[str]) -> dict[str, np.ndarray]:
+    pictures = _decode([root / name for listing in listings.values() for name, _, _ in listing]).numpy()
+    start = len(listings["train"])
+    index = {name: i for i, name in enumerate(classes)}
+    labels = {
+        f"{split}_labels": np.array([index[Path(name).parent.name] for name, _, _ in listing], dtype=np.int64)
+        for split, listing in listings.items()
+    }
+    return {"train_images": pictures[:start], "test_images": pictures[start:], **labels}
+
+
+def _list(root: Path, split: str) -> Listing:
+    """Every picture of a split. os.scandir, since pathlib takes three times as long over 60,000 files."""
+    if not (root / split).is_dir():
+        raise UsageError(f"{root} has no folder {split}; a folder of pictures needs train/<class>/ and test/<class>/")
+    listing: Listing = []
+    with os.scandir(root / split) as folders:
+        for folder in folders:
+            if folder.is_dir() and not folder.name.startswith("."):
+                with os.scandir(folder) as files:
+                    for file in files:
+                        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
+                            stat = file.stat()
+                            listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
+    if not listing:
+        raise UsageError(
+            f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/, one folder a class"
+        )
+    return sorted(listing)
+
+
+def _classes(root: Path, listings: dict[str, Listing]) -> list[str]:
+    train, test = ({Path(name).parent.name for name, _, _ in listings[split]} for split in ("train", "test"))
+    for here, there, missing in (("train", "test", train - test), ("test", "train", test - train)):
+        if missing:
+            name = min(missing)
+            raise UsageError(
+                f"Class {name!r} has images in {root / here} but none in {root / there};"
+                f" add some to {root / there / name} or remove {root / here / name}"
+            )
+    return sorted(train)
+
+
+def _decode(paths: list[Path]) -> Tensor:
+    """uint8 `[N, 3, 32, 32]` of the pictures, in their order."""
+    pictures = torch.empty(len(paths), 3, SIDE, SIDE, dtype=torch.uint8)
+
+    def decode(start: int) -> None:
+        for i in range(start, min(start + FILES_A_TASK, len(paths))):
+            pictures[i] = decode_picture(paths[i])
+
+    console = Console(stderr=True)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tasks: Iterable[None] = pool.map(decode, range(0, len(paths), FILES_A_TASK))
+        total = -(-len(paths) // FILES_A_TASK)
+        title = f"Decoding {len(paths):,} pictures"
+        for _ in track(tasks, title, total, console=console, transient=True, disable=not console.is_terminal):
+            pass
+    return pictures
+
+
+def decode_picture(path: Path) -> Tensor:
+    """uint8 `[3, 32, 32]` of a PNG or JPEG file, turned as its EXIF data say.
+
+    Raises:
+        UserError: the file is not a picture that can be decoded.
+    """
+    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.transforms.v2 import functional as F  # noqa: N812
+
+    try:
+        picture = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{path} can't be decoded as a PNG or JPEG image; replace or remove it") from error
+    if picture.dtype != torch.uint8:
+        picture = F.to_dtype(picture, torch.uint8, scale=True)
+    return picture if picture.shape[1:] == (SIDE, SIDE) else F.resize(picture, [SIDE, SIDE], antialias=True)
+
+
+def _read(cache: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
+    """The arrays of an up-to-date, undamaged cache, else None."""
+    try:
+        with np.load(cache, allow_pickle=False) as file:
+            if str(file["fingerprint"]) == fingerprint:
+                return {name: file[name] for name in file.files}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # absent, cut short, damaged or not ours: decode again
+    return None
+
+
+def _write(cache: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes the cache whole or not at all; a folder that can't be written to only costs the decoding next time."""
+    part = cache.with_name(f"{cache.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        part.replace(cache)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        Console(stderr=True).print(
+            f"Could not write the cache {cache} ({error.strerror}), so the pictures will be decoded again next time"
+        )

@@ -1,0 +1,123 @@
+"""BatchLoader: which images, in what order, on which device.
+
+Batches are made by tensor operations from images that lie on the device as bytes. The order of an epoch is a function
+of (seed, epoch) alone, and `batch_size` is the whole batch, of which each of several processes takes its share, so the
+same images meet in the same step however many processes there are. Small batches are cut from chunks of 512 images:
+gathering, augmenting and normalising once a chunk costs 0.02 ms a batch of 4, a fifteenth of doing it batch by batch.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from lit_cifar.data.augment import Augmentation
+from lit_cifar.data.images import ImageSet, share
+
+CHUNK = 512  # images prepared at once: float32, they take 6 MB and stay in cache
+
+
+class BatchLoader:
+    """Iterates over batches of normalised images and their labels: float32 `[B, 3, H, W]` and int64 `[B]`.
+
+    Of each batch, a process gets the part of its rank: `B` is `batch_size` shared out as evenly as can be, and may be
+    0 in the last, short batch. Every image comes exactly once an epoch.
+
+    Args:
+        images: the data set.
+        batch_size: images in a batch, over all processes together.
+        indices: int64 `[n]`, the images to take, in this order; all of them by default.
+        shuffle: take them in an order that depends on (seed, epoch).
+        seed: of order and augmentation.
+        augmentation: what to do to each image.
+        mean: of each channel, of values in `[0, 1]`, subtracted.
+        std: of each channel, divided by.
+        device: where images, labels and batches live.
+        rank: of this process.
+        world_size: number of processes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        batch_size: int,
+        *,
+        indices: Tensor | None = None,
+        shuffle: bool = False,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.augmentation = augmentation or Augmentation()
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.classes = images.classes
+        self._device = torch.device(device)
+        self._images, self._labels = images.images.to(device), images.labels.to(device)
+        self._indices = torch.arange(len(images.labels)) if indices is None else indices.cpu()
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        self._scale = scale[:, None, None]
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
+        self._first_batch = 0  # of the next iteration: not 0 after resuming in mid-epoch
+        self._next_batch = 0
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the last, short one included."""
+        return -(-len(self._indices) // self.batch_size)
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Lightning calls `set_epoch` on a loader's `sampler`; ours is the loader itself."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order and the augmentation of the next iteration."""
+        self.epoch = epoch
+
+    def images_in_batch(self, batch: int) -> int:
+        """Number of images in a batch, over all processes together."""
+        return min(self.batch_size, len(self._indices) - batch * self.batch_size)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the iteration is: enough to go on in mid-epoch, on any number of processes."""
+        return {"epoch": self.epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Makes the next iteration go on where `state_dict` was taken."""
+        self.epoch, self._first_batch = state["epoch"], state["next_batch"] % len(self)
+
+    def order(self) -> Tensor:
+        """int64 `[n]` on the CPU: the images of this epoch, in their order, over all processes together."""
+        if not self.shuffle:
+            return self._indices
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        return self._indices[torch.randperm(len(self._indices), generator=generator)]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first, self._first_batch = self._first_batch, 0
+        order = self.order().to(self._device)
+        per_chunk = max(1, CHUNK // self.batch_size)
+        for start in range(first, len(self), per_chunk):
+            shares = [self._share(order, batch) for batch in range(start, min(start + per_chunk, len(self)))]
+            sizes = [len(share) for share in shares]
+            images, labels = self.take(torch.cat(shares))
+            for i, batch in enumerate(zip(images.split(sizes), labels.split(sizes), strict=True)):
+                self._next_batch = start + i + 1
+                yield batch
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The images at these places of the data set as a batch, augmented as in this epoch and normalised."""
+        images = self.augmentation(self._images[indices], indices, self.seed, self.epoch)
+        return images * self._scale + self._shift, self._labels[indices]
+
+    def _share(self, order: Tensor, batch: int) -> Tensor:
+        """This rank's images of a batch."""
+        start, count = batch * self.batch_size, self.images_in_batch(batch)
+        return order[start : start + count][share(count, self.rank, self.world_size)]

@@ -1,0 +1,16 @@
+"""The two errors that a person caused or can mend; the command line prints their one sentence and no traceback."""
+
+
+class UserError(Exception):
+    """Something outside the program went wrong (a damaged file, a full disk, no network): exit code 1.
+
+    Its message is one sentence that names the file, the value and what to do.
+    """
+
+    exit_code = 1
+
+
+class UsageError(UserError):
+    """The program was asked for something that it can't do (a flag, a value, a path): exit code 2."""
+
+    exit_code = 2

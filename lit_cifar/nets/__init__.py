@@ -1,0 +1,1 @@
+"""Networks, one a file. A net keeps its constructor's arguments as attributes of the same names."""

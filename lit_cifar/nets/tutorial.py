@@ -1,0 +1,34 @@
+"""The network of PyTorch's "Training a Classifier" tutorial, layer for layer: 62,006 parameters for 32×32 images.
+
+https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
+"""
+
+from torch import Tensor, nn
+
+
+class Net(nn.Module):
+    """Two convolutions with max-pooling, then three fully connected layers."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        """Sets up the layers.
+
+        Args:
+            num_classes: number of logits.
+        """
+        super().__init__()
+        self.num_classes = num_classes
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
+        x = self.pool(self.conv1(images).relu())
+        x = self.pool(self.conv2(x).relu())
+        x = x.flatten(1)
+        x = self.fc1(x).relu()
+        x = self.fc2(x).relu()
+        return self.fc3(x)

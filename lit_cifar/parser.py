@@ -1,0 +1,65 @@
+"""The command line's parser: one sentence for each mistake, with the nearest flag or key that exists."""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser
+
+from lit_cifar.errors import UsageError
+
+
+class Parser(LightningArgumentParser):
+    """Lightning's parser, but a mistake is a UsageError; and `--trainer.max_epoch` is one, not an abbreviation."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, allow_abbrev=False)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raises the mistake as a UsageError of one sentence."""
+        raise UsageError(self._sentence(message)) from ex
+
+    def _sentence(self, message: str) -> str:
+        if match := re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
+            flag = match[1].split("=")[0]
+            return f"there is no {'flag' if flag.startswith('-') else 'argument'} {flag}{self._nearest(flag)}"
+        if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            return f"there is no command {match[1]!r}; choose one of {match[2]}".replace("'", "")
+        if match := re.search(r"(?:Key|Option) [\"'](.*?)[\"'] is not (?:expected|accepted)", message):
+            return f"there is no key or flag {match[1]}{self._nearest('--' + match[1])}"
+        if match := re.search(r"Parser key \"(.*?)\":(.*)", message, re.DOTALL):
+            return f"--{match[1]}: {_one_line(match[2])}"
+        return _one_line(message)
+
+    def _nearest(self, flag: str) -> str:
+        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
+        close = difflib.get_close_matches(flag, known, 1)
+        return f"; did you mean {close[0]}?" if close else "; --help lists all that there are"
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n[\s-]*", "; ", text.strip()).replace(":;", ":")
+
+
+def read_recipe(path: str) -> dict[str, Any]:
+    """The keys and values of a recipe file, not yet checked.
+
+    Raises:
+        UsageError: it is not there, can't be read, or is no YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"--config {path} does not exist; recipes lie in configs/") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1}: {getattr(error, 'problem', '')})" if mark else ""
+        raise UsageError(f"--config {path} is not valid YAML{where}; correct it or name another recipe") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UsageError(f"--config {path} can't be read: {reason}; name a YAML file") from error
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path} is not a recipe: it holds no keys such as trainer, model and data")
+    return content

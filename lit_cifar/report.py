@@ -1,0 +1,164 @@
+"""What a run leaves for people: report.json, figures and tables, all drawn from the same values.
+
+Every number is written once, in report.json; tables, PNGs and TensorBoard's figures are made from it. Nothing is
+measured here but wall time.
+"""
+
+import json
+import os
+import platform
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from lit_cifar import tables
+from lit_cifar.classifier import LitClassifier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = 32  # images in a picture: four rows of eight
+PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
+
+
+class RunReport(Callback):
+    """Says what a run trains on, and after its test writes and prints the report."""
+
+    def __init__(self) -> None:
+        self._test_started = 0.0
+        self._trained = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Says what trains on what."""
+        self._trained = True
+        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+            data = pl_module.datamodule
+            train, validation = data.split()
+            tables.print_drawn_box(data.images)
+            tables.print_start(
+                f"{data.name}, {len(data.classes)} classes: {len(train):,} images to train on,"
+                f" {len(validation):,} held out, {len(data.images.test.labels):,} to test",
+                f"{type(pl_module.net).__name__}, {_parameters(pl_module):,} parameters",
+                f"{device_name(trainer)}, precision {trainer.precision}",
+            )
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock."""
+        self._test_started = time.perf_counter()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes and prints the report."""
+        test_seconds = time.perf_counter() - self._test_started
+        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+            report = make_report(trainer, pl_module, test_seconds)
+            written = _write(trainer, pl_module, report) if trainer.log_dir else []
+            tables.print_report(report, pl_module.datamodule.name, self._trained)
+            tables.print_drawn_box(pl_module.datamodule.images)
+            tables.print_paths(written)
+
+
+def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) -> dict[str, Any]:
+    """The content of report.json, after a test. Its keys are documented in the README."""
+    data, results = module.datamodule, module.test_results
+    per_class = zip(data.classes, results["class_accuracy"].tolist(), strict=True)
+    return {
+        "recipe": module.recipe,
+        "dataset": data.images.kind,
+        "data_root": None if data.images.kind == "drawn" else str(data.root.resolve()),
+        "drawn_because": data.images.why_drawn or None,
+        "seed": data.seed,
+        "net": module.net_config["class_path"],
+        "parameters": _parameters(module),
+        "epochs": module.trained["epochs"],
+        "steps": module.trained["steps"],
+        "batch_size": module.trained["batch_size"],
+        "devices": trainer.world_size,
+        "device_name": device_name(trainer),
+        "precision": str(trainer.precision),
+        "train_seconds": module.trained["seconds"],
+        "test_seconds": test_seconds,
+        "images_per_second": module.trained["images"] / module.trained["seconds"] if module.trained["seconds"] else None,
+        "test_loss": float(results["loss"]),
+        "test_accuracy": float(results["accuracy"]),
+        "class_accuracy": dict(per_class),
+        "confusion_matrix": results["confusion_matrix"].tolist(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def device_name(trainer: Trainer) -> str:
+    """What computes, by name: `CPU (AMD EPYC), 2 threads`, `2 × NVIDIA A100`."""
+    device = trainer.strategy.root_device
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    elif device.type == "mps":
+        name = f"Apple GPU ({platform.machine()})"
+    else:
+        name = f"CPU ({_processor()}), {torch.get_num_threads()} threads"
+    return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def _parameters(module: LitClassifier) -> int:
+    return sum(parameter.numel() for parameter in module.net.parameters())
+
+
+def _write(trainer: Trainer, module: LitClassifier, report: dict[str, Any]) -> list[Path]:
+    """Writes report.json and the PNGs into the run folder, and the same to TensorBoard; the paths, in order."""
+    from lit_cifar import figures
+
+    folder = Path(trainer.log_dir or ".")
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / "report.json.part"
+    part.write_text(json.dumps(report, indent=2) + "\n")
+    part.replace(folder / "report.json")
+
+    data = module.datamodule
+    drawn = {"confusion": figures.confusion(report["confusion_matrix"], data.classes, f"Confusion on {data.name}")}
+    test = data.images.test
+    chosen = torch.linspace(0, len(test.labels) - 1, min(SHOWN, len(test.labels))).long()
+    predicted = module.predict_indices(chosen)
+    drawn["predictions"] = figures.predictions(
+        test.images[chosen], test.labels[chosen], predicted, data.classes, f"Test images of {data.name}"
+    )
+    if module.curves["train/loss"] or module.curves["val/loss"]:
+        train, val = (
+            tuple(zip(*module.curves[name], strict=True)) or ((), ()) for name in ("train/loss", "val/loss")
+        )
+        drawn["loss"] = figures.loss(train, val, f"Loss of {report['recipe']} on {data.name}")
+    paths = [figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())]
+
+    indices = data.split()[0]
+    chosen = indices[torch.linspace(0, len(indices) - 1, min(SHOWN, len(indices))).long()]
+    captions = [data.classes[label] for label in data.images.train.labels[chosen]]
+    drawn["training images"] = figures.image_grid(
+        data.images.train.images[chosen], captions, f"Training images of {data.name}"
+    )
+    _to_tensorboard(trainer, report, drawn)
+    return [folder / "report.json", *paths]
+
+
+def _to_tensorboard(trainer: Trainer, report: dict[str, Any], drawn: dict[str, "Figure"]) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, figure in drawn.items():
+                logger.experiment.add_figure(name, figure, report["steps"])
+            plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
+            results = {name: plain.pop(name) for name in ("test_loss", "test_accuracy")}
+            logger.log_hyperparams(plain, {f"hp/{name}": value for name, value in results.items()})
+            logger.save()
