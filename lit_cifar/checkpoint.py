@@ -38,7 +38,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"--ckpt_path {path} does not exist; checkpoints lie in lightning_logs/*/version_*/checkpoints")
+        raise UsageError(
+            f"--ckpt_path {path} does not exist; checkpoints lie in lightning_logs/*/version_*/checkpoints"
+        )
     not_ours = f"--ckpt_path {path} is not a checkpoint of lit_cifar"
     if not is_zipfile(path):
         raise UsageError(f"{not_ours}, or only a part of one; name another, such as last.ckpt or best.ckpt of a run")
@@ -69,6 +71,8 @@ def check_net(config: dict[str, Any], path: str | Path) -> None:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UsageError(f"--ckpt_path {path} needs the network {class_path}, which this version does not have") from error
+        raise UsageError(
+            f"--ckpt_path {path} needs the network {class_path}, which this version does not have"
+        ) from error
     if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
         raise UsageError(f"--ckpt_path {path} asks for {class_path}, which is no network")

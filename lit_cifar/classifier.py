@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from lit_cifar.checkpoint import KEY, class_and_arguments
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 
 Batch = tuple[Tensor, Tensor]
@@ -70,7 +71,7 @@ class LitClassifier(pl.LightningModule):
         self.net.train(training)
         if outputs != classes:
             raise UsageError(
-                f"The network has {outputs} outputs, but {self.datamodule.name} has {classes} classes;"
+                f"The network has {outputs} outputs, but {self.datamodule.title} has {classes} classes;"
                 f" set --model.net.init_args.num_classes {classes}"
             )
         self.val_metrics = _metrics(classes)
@@ -82,6 +83,10 @@ class LitClassifier(pl.LightningModule):
         """The Trainer's."""
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
+    @property
+    def _train_loader(self) -> BatchLoader:
+        return cast(BatchLoader, self.trainer.train_dataloader)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
         return self.net(images)
@@ -92,10 +97,14 @@ class LitClassifier(pl.LightningModule):
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no float64
         self._window = self._window.to(self.device, dtype)
 
+    def on_train_epoch_start(self) -> None:
+        """Chooses the order and the augmentation of this epoch."""
+        self._train_loader.set_epoch(self.current_epoch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss whose gradient, averaged over the devices, is that of the whole batch."""
         images, labels = batch
-        whole = self.trainer.train_dataloader.images_in_batch(batch_idx)
+        whole = self._train_loader.images_in_batch(batch_idx)
         if not len(labels):
             # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
             return self(images.new_zeros(1, *images.shape[1:])).sum() * 0
@@ -110,11 +119,11 @@ class LitClassifier(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Logs, every `log_every_n_steps` steps, the mean since the last time."""
-        images = self.trainer.train_dataloader.images_in_batch(batch_idx)
+        images = self._train_loader.images_in_batch(batch_idx)
         self._window_images += images
         self.trained["images"] += images
         step = self.global_step
-        every = self.trainer.log_every_n_steps
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if every and step % every == 0 and step and not self.trainer.fit_loop._should_accumulate():
             self._log_window(step)
 
@@ -134,7 +143,7 @@ class LitClassifier(pl.LightningModule):
 
     def _update_trained(self) -> None:
         self.trained |= {
-            "epochs": self.trainer.fit_loop.epoch_progress.current.processed,
+            "epochs": self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
             "steps": self.global_step,
             "batch_size": self.datamodule.batch_size,
             "seconds": time.perf_counter() - self._started,

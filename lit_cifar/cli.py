@@ -9,12 +9,10 @@ import argparse
 import logging
 import os
 import re
-import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
@@ -24,14 +22,16 @@ from lit_cifar.checkpoint import KEY, check_net, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
+from lit_cifar.last import LastCheckpoint
 from lit_cifar.parser import Parser, read_recipe
 from lit_cifar.progress import LitProgressBar
-from lit_cifar.last import LastCheckpoint
 from lit_cifar.report import RunReport
 
 OWN_COMMANDS = {"show": "Write a labelled grid of training images, as the net sees them, to a PNG."}
 RUNS = "lightning_logs"
-DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"  # tells the processes that we start why the first one fell back on drawn images
+DRAWN_INSTEAD = (
+    "LIT_CIFAR_DRAWN_INSTEAD"  # tells the processes that we start why the first one fell back on drawn images
+)
 
 
 def run(argv: list[str]) -> None:
@@ -85,7 +85,9 @@ class LitCLI(LightningCLI):
         if checkpoint:
             self._card = read_checkpoint(checkpoint)[KEY]
         elif command in ("validate", "test", "predict") and not {"-h", "--help", "--print_config"} & set(argv):
-            raise UsageError(f"{command} needs --ckpt_path PATH, such as lightning_logs/tutorial/version_0/checkpoints/best.ckpt")
+            raise UsageError(
+                f"{command} needs --ckpt_path PATH, such as lightning_logs/tutorial/version_0/checkpoints/best.ckpt"
+            )
         if checkpoint and command != "fit" and not any(word.startswith("--model.net") for word in argv):
             check_net(self._card["net"], checkpoint)
         own_classes = not any("class_path" in (recipe.get("model") or {}) for recipe in recipes)
@@ -130,7 +132,7 @@ class LitCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's four, without the flags that we settle: checkpoints are never unpickled."""
         ours = {"model", "datamodule", "train_dataloaders", "val_dataloaders", "dataloaders", "weights_only", "verbose"}
-        return {name: ours for name in ("fit", "validate", "test", "predict")}
+        return dict.fromkeys(("fit", "validate", "test", "predict"), ours)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parses the words given to us, not sys.argv."""
@@ -143,7 +145,7 @@ class LitCLI(LightningCLI):
             raise UsageError(f"--recipe {config.recipe} must be a name of letters, digits, - and _, not a path")
         if not self.subclass_mode_model:
             config.data.seed = int(config.seed_everything)
-            if why := os.environ.get(DRAWN_INSTEAD):
+            if os.environ.get(DRAWN_INSTEAD):
                 config.data.dataset = "drawn"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -4,7 +4,7 @@ A batch of 30 vectors is split over the devices as DataParallel split it; each r
 first prints them in the order of the ranks. https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html
 """
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -52,7 +52,7 @@ class Demonstration(pl.LightningModule):
         part = batch[share(len(batch), self.trainer.global_rank, self.trainer.world_size)]
         output = self.net(part)
         sizes = torch.tensor([*part.shape, *output.shape], device=self.device)
-        inside = self.all_gather(sizes).view(-1, 4).tolist()
+        inside = cast(Tensor, self.all_gather(sizes)).view(-1, 4).tolist()
         if self.trainer.is_global_zero:
             for a, b, c, d in inside:
                 print(f"\tIn Model: input size [{a}, {b}] output size [{c}, {d}]")

@@ -112,7 +112,7 @@ class LitProgressBar(ProgressBar):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins the bar of the test."""
-        self._begin("Testing", self.total_test_batches_current_dataloader)
+        self._begin("Testing", sum(trainer.num_test_batches))
 
     def on_test_batch_end(
         self,

@@ -5,7 +5,6 @@ measured here but wall time.
 """
 
 import json
-import os
 import platform
 import time
 from importlib.metadata import version
@@ -42,7 +41,7 @@ class RunReport(Callback):
             train, validation = data.split()
             tables.print_drawn_box(data.images)
             tables.print_start(
-                f"{data.name}, {len(data.classes)} classes: {len(train):,} images to train on,"
+                f"{data.title}, {len(data.classes)} classes: {len(train):,} images to train on,"
                 f" {len(validation):,} held out, {len(data.images.test.labels):,} to test",
                 f"{type(pl_module.net).__name__}, {_parameters(pl_module):,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
@@ -58,7 +57,7 @@ class RunReport(Callback):
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
             report = make_report(trainer, pl_module, test_seconds)
             written = _write(trainer, pl_module, report) if trainer.log_dir else []
-            tables.print_report(report, pl_module.datamodule.name, self._trained)
+            tables.print_report(report, pl_module.datamodule.title, self._trained)
             tables.print_drawn_box(pl_module.datamodule.images)
             tables.print_paths(written)
 
@@ -83,7 +82,9 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) ->
         "precision": str(trainer.precision),
         "train_seconds": module.trained["seconds"],
         "test_seconds": test_seconds,
-        "images_per_second": module.trained["images"] / module.trained["seconds"] if module.trained["seconds"] else None,
+        "images_per_second": module.trained["images"] / module.trained["seconds"]
+        if module.trained["seconds"]
+        else None,
         "test_loss": float(results["loss"]),
         "test_accuracy": float(results["accuracy"]),
         "class_accuracy": dict(per_class),
@@ -129,28 +130,31 @@ def _write(trainer: Trainer, module: LitClassifier, report: dict[str, Any]) -> l
     part.replace(folder / "report.json")
 
     data = module.datamodule
-    drawn = {"confusion": figures.confusion(report["confusion_matrix"], data.classes, f"Confusion on {data.name}")}
+    drawn = {"confusion": figures.confusion(report["confusion_matrix"], data.classes, f"Confusion on {data.title}")}
     test = data.images.test
     chosen = torch.linspace(0, len(test.labels) - 1, min(SHOWN, len(test.labels))).long()
     predicted = module.predict_indices(chosen)
     drawn["predictions"] = figures.predictions(
-        test.images[chosen], test.labels[chosen], predicted, data.classes, f"Test images of {data.name}"
+        test.images[chosen], test.labels[chosen], predicted, data.classes, f"Test images of {data.title}"
     )
     if module.curves["train/loss"] or module.curves["val/loss"]:
-        train, val = (
-            tuple(zip(*module.curves[name], strict=True)) or ((), ()) for name in ("train/loss", "val/loss")
+        drawn["loss"] = figures.loss(
+            _axes(module, "train/loss"), _axes(module, "val/loss"), f"Loss of {report['recipe']} on {data.title}"
         )
-        drawn["loss"] = figures.loss(train, val, f"Loss of {report['recipe']} on {data.name}")
     paths = [figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())]
 
     indices = data.split()[0]
     chosen = indices[torch.linspace(0, len(indices) - 1, min(SHOWN, len(indices))).long()]
     captions = [data.classes[label] for label in data.images.train.labels[chosen]]
     drawn["training images"] = figures.image_grid(
-        data.images.train.images[chosen], captions, f"Training images of {data.name}"
+        data.images.train.images[chosen], captions, f"Training images of {data.title}"
     )
     _to_tensorboard(trainer, report, drawn)
     return [folder / "report.json", *paths]
+
+
+def _axes(module: LitClassifier, name: str) -> tuple[list[int], list[float]]:
+    return [step for step, _ in module.curves[name]], [value for _, value in module.curves[name]]
 
 
 def _to_tensorboard(trainer: Trainer, report: dict[str, Any], drawn: dict[str, "Figure"]) -> None:

@@ -35,12 +35,12 @@ def main(argv: list[str]) -> None:
     loader = data.train_dataloader()
     if config.augmented:
         images, labels = _in_eight_epochs(loader, data, min(config.count // COLUMNS or 1, len(loader.order())))
-        title = f"Training images of {data.name}, augmented: each row is one image in eight epochs"
+        title = f"Training images of {data.title}, augmented: each row is one image in eight epochs"
     else:
         indices = loader.order()[: config.count]
         loader.augmentation = Augmentation()
         images, labels = loader.take(indices)
-        title = f"Training images of {data.name}"
+        title = f"Training images of {data.title}"
     names = [data.classes[label] for label in labels.tolist()]
     path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output)
     for row in range(0, len(names), COLUMNS):

@@ -71,7 +71,7 @@ class Augmentation:
 
     def _cropped(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Cuts windows out of the padded images. One gather over a strided view: no copy of the 81 windows."""
-        n, channels, height, width = images.shape
+        n, _, height, width = images.shape
         pad, places = self.crop, 2 * self.crop + 1
         rows, columns = _reflected(height, pad, images.device), _reflected(width, pad, images.device)
         padded = images[:, :, rows][:, :, :, columns]

@@ -88,12 +88,13 @@ class CIFAR10DataModule(pl.LightningDataModule):
             total = len(self._images.train.labels)
             _require(
                 self.val_size < total,
-                f"--data.val_size {self.val_size} leaves nothing to train on: {self.name} has {total:,} training images",
+                f"--data.val_size {self.val_size} leaves nothing to train on:"
+                f" {self.title} has {total:,} training images",
             )
         return self._images
 
     @property
-    def name(self) -> str:
+    def title(self) -> str:
         """What to call the data set before people: CIFAR-10 is the published archive alone."""
         return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "drawn images"}[self.images.kind]
 

@@ -72,11 +72,6 @@ class BatchLoader:
         """Batches in an epoch, the last, short one included."""
         return -(-len(self._indices) // self.batch_size)
 
-    @property
-    def sampler(self) -> "BatchLoader":
-        """Lightning calls `set_epoch` on a loader's `sampler`; ours is the loader itself."""
-        return self
-
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order and the augmentation of the next iteration."""
         self.epoch = epoch
