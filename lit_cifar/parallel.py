@@ -4,6 +4,7 @@ A batch of 30 vectors is split over the devices as DataParallel split it; each r
 first prints them in the order of the ranks. https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html
 """
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -30,9 +31,17 @@ class RandomVectors(pl.LightningDataModule):
         self.vectors = torch.randn(length, size, generator=torch.Generator().manual_seed(0))
         self.batch_size = batch_size
 
-    def train_dataloader(self) -> list[Tensor]:
+    def train_dataloader(self) -> "RandomVectors":
+        """The batches: this object itself (Lightning takes a plain list for several loaders)."""
+        return self
+
+    def __iter__(self) -> Iterator[Tensor]:
         """Whole batches, the last, short one included."""
-        return list(self.vectors.split(self.batch_size))
+        return iter(self.vectors.split(self.batch_size))
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.vectors.split(self.batch_size))
 
 
 class Demonstration(pl.LightningModule):
