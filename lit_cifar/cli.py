@@ -9,6 +9,7 @@ import argparse
 import logging
 import os
 import re
+import warnings
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,14 @@ DRAWN_INSTEAD = (
     "LIT_CIFAR_DRAWN_INSTEAD"  # tells the processes that we start why the first one fell back on drawn images
 )
 
+UNACTIONABLE = (
+    r".*isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 with torch 2.14
+    r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
+    r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
+    r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
+)
+
 
 def run(argv: list[str]) -> None:
     """Runs one command.
@@ -52,6 +61,8 @@ def silence_lightning() -> None:
     """Silences Lightning's remarks (devices, tips, 'fit stopped'), and the warnings that a user can't act on."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for message in UNACTIONABLE:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def recipes_folder() -> Path:
