@@ -33,7 +33,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutout: Side in pixels of a square cut out of each training image at random; 0 for none.
         transform: A transform of training images of your own, such as one of torchvision.transforms.v2: takes and
             returns uint8 [3, H, W], one image at a time, so it is slower than the above.
-        mirrors: URLs of cifar-10-python.tar.gz, tried in this order.
+        mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
         seed: Of the held-out images, the order and the augmentation (on the command line: --seed_everything).
     """
 
@@ -50,7 +50,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         crop: int = 0,
         cutout: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
-        mirrors: Sequence[str] = MIRRORS,
+        mirrors: str | list[str] = list(MIRRORS),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.augmentation = Augmentation(flip, crop, cutout, transform)
-        self.mirrors = tuple(mirrors)
+        self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
         self.seed = seed
         self._images: Images | None = None
 

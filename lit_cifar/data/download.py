@@ -241,7 +241,7 @@ def _all_failed(root: Path, archive: Archive, reasons: dict[str, str]) -> str:
     causes = "; ".join(f"{_host(url)}: {why}" for url, why in reasons.items()) or "no mirror was named"
     return (
         f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, name another mirror with"
-        " --data.mirrors '[URL]', or train on drawn images with --data.dataset drawn"
+        " --data.mirrors URL, or train on drawn images with --data.dataset drawn"
     )
 
 

@@ -452,7 +452,7 @@ def test_one_sentence_names_every_mirror_with_its_reason_and_says_what_to_do(
     assert str(caught.value) == (
         f"CIFAR-10 could not be downloaded ({slow.host}: HTTP 500; {gone.host}: HTTP 404; {refused}: connection"
         f" refused; {silent}: no answer within 1 s; no.such.host: no such host; {cut.host}: broke off at 0 of 3 MB);"
-        f" put some.tar.gz into {tmp_path}, name another mirror with --data.mirrors '[URL]', or train on drawn images"
+        f" put some.tar.gz into {tmp_path}, name another mirror with --data.mirrors URL, or train on drawn images"
         " with --data.dataset drawn"
     )
     assert caught.value.exit_code == 1
