@@ -50,7 +50,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         crop: int = 0,
         cutout: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
-        mirrors: str | list[str] = list(MIRRORS),
+        mirrors: str | Sequence[str] = MIRRORS,
         seed: int = 0,
     ) -> None:
         super().__init__()
