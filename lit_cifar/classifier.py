@@ -43,7 +43,7 @@ class LitClassifier(pl.LightningModule):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
-        loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     ) -> None:
         super().__init__()
         self.net = net
@@ -179,10 +179,13 @@ class LitClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the schedule if there is one."""
-        optimizer = self.make_optimizer(self.parameters())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+            if self.make_lr_scheduler is None:
+                return optimizer
+            scheduler = self.make_lr_scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--model.optimizer or --model.lr_scheduler: {error}; give it another value") from error
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 

@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
@@ -148,6 +149,18 @@ class LitCLI(LightningCLI):
     def parse_arguments(self, parser: Any, args: Any) -> None:
         """Parses the words given to us, not sys.argv."""
         self.config = parser.parse_args(self._argv)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"--seed_everything {seed} must be between 0 and {2**32 - 1}")
+
+    def instantiate_classes(self) -> None:
+        """Makes model, data and Trainer of the values given; what they refuse is a mistake on the command line."""
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError, MisconfigurationException) as error:
+            raise UsageError(
+                f"{' '.join(str(error).split())} Change the value on the command line or in the recipe"
+            ) from error
 
     def before_instantiate_classes(self) -> None:
         """Checks what Lightning would answer with a traceback, and hands on a seed chosen at random."""

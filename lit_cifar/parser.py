@@ -1,5 +1,6 @@
 """The command line's parser: one sentence for each mistake, with the nearest flag or key that exists."""
 
+import argparse
 import difflib
 import re
 from pathlib import Path
@@ -27,20 +28,41 @@ class Parser(LightningArgumentParser):
             return f"there is no {'flag' if flag.startswith('-') else 'argument'} {flag}{self._nearest(flag)}"
         if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             return f"there is no command {match[1]!r}; choose one of {match[2]}".replace("'", "")
-        if match := re.search(r"(?:Key|Option) [\"'](.*?)[\"'] is not (?:expected|accepted)", message):
+        if match := re.search(r"(?:Key|Option|option) [\"'](.*?)[\"'](?: is not (?:expected|accepted))?", message):
             return f"there is no key or flag {match[1]}{self._nearest('--' + match[1])}"
         if match := re.search(r"Parser key \"(.*?)\":(.*)", message, re.DOTALL):
-            return f"--{match[1]}: {_one_line(match[2])}"
+            return f"--{match[1]}: {_reason(match[2])}"
         return _one_line(message)
 
     def _nearest(self, flag: str) -> str:
-        known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
-        close = difflib.get_close_matches(flag, known, 1)
+        close = difflib.get_close_matches(flag, _flags(self), 1)
         return f"; did you mean {close[0]}?" if close else "; --help lists all that there are"
 
 
+def _flags(parser: argparse.ArgumentParser) -> set[str]:
+    """Every --flag of a parser and of its subcommands."""
+    flags: set[str] = set()
+    for action in parser._actions:
+        flags.update(option for option in action.option_strings if option.startswith("--"))
+        if isinstance(action.choices, dict):
+            flags.update(*(_flags(subcommand) for subcommand in action.choices.values()))
+    return flags
+
+
+def _reason(text: str) -> str:
+    """Why a value does not fit. Of a union, jsonargparse tells what each member thought; a person wants the list."""
+    types = re.search(r"Subtypes: \[(.*?)\]\n", text) or re.search(r"Expected an? (.*?)\. Got value", text)
+    value = re.search(r"(?:Given|Got) value: (.*)", text)
+    if types is None or value is None or "class_path" in text:
+        return _one_line(text)
+    names = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types[1])
+    names = re.sub(r"(?:typing|collections\.abc|torch|pytorch_lightning)\.(?:\w+\.)*", "", names)
+    names = re.sub(r"Literal\[(.*?)\]", r"\1", names).replace("NoneType", "null")
+    return f"{value[1].strip()} is not a valid value; it takes {names}"
+
+
 def _one_line(text: str) -> str:
-    return re.sub(r"\s*\n[\s-]*", "; ", text.strip()).replace(":;", ":")
+    return re.sub(r"\s*\n[\s-]*", "; ", text.strip(" -\n")).replace(":;", ":")
 
 
 def read_recipe(path: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.download import MIRRORS
@@ -49,7 +49,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         flip: bool = False,
         crop: int = 0,
         cutout: int = 0,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
         mirrors: str | Sequence[str] = MIRRORS,
         seed: int = 0,
     ) -> None:
