@@ -40,6 +40,7 @@ UNACTIONABLE = (
     r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
+    r"It is recommended to use `self.log\('(val|test)",  # torchmetrics has already summed over the devices
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
 

@@ -4,9 +4,11 @@ Every number is written once, in report.json; tables, PNGs and TensorBoard's fig
 measured here but wall time.
 """
 
+import csv
 import json
 import platform
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_cifar import tables
 from lit_cifar.classifier import LitClassifier
@@ -54,12 +57,54 @@ class RunReport(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes and prints the report."""
         test_seconds = time.perf_counter() - self._test_started
+        folder = run_folder(trainer)
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
             report = make_report(trainer, pl_module, test_seconds)
-            written = _write(trainer, pl_module, report) if trainer.log_dir else []
+            written = _write(folder, trainer, pl_module, report)
             tables.print_report(report, pl_module.datamodule.title, self._trained)
             tables.print_drawn_box(pl_module.datamodule.images)
             tables.print_paths(written)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints what `validate` measured; while training, the progress bar tells it."""
+        if trainer.is_global_zero and isinstance(pl_module, LitClassifier) and trainer.state.fn == "validate":
+            tables.print_accuracies(
+                "images held out of training",
+                len(pl_module.datamodule.split()[1]),
+                float(trainer.callback_metrics["val/accuracy"]),
+                {name: float(trainer.callback_metrics[f"val_class/{name}"]) for name in pl_module.datamodule.classes},
+                pl_module.datamodule.title,
+            )
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes predictions.csv: a line for each test image, in their order."""
+        folder = run_folder(trainer)
+        parts: list[Any] = [trainer.predict_loop.predictions] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(parts, trainer.predict_loop.predictions)
+        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+            # each batch was shared out over the devices: put its parts together again
+            probabilities = torch.cat([part.cpu() for batch in zip(*parts, strict=True) for part in batch])
+            path = folder / "predictions.csv"
+            data = pl_module.datamodule
+            write_predictions(path, probabilities, data.images.test.labels, data.classes)
+            tables.print_written(path, f"{len(probabilities):,} test images of {data.title}")
+
+
+def run_folder(trainer: Trainer) -> Path:
+    """Where this run writes. Call it on every rank, since Lightning broadcasts the name."""
+    return Path(trainer.log_dir or trainer.default_root_dir)
+
+
+def write_predictions(path: Path, probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
+    """A CSV file with image, true and predicted class, and the probability of each class `[N, C]`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "class", "predicted", *classes])
+        rows = zip(labels.tolist(), probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
+        for i, (label, predicted, values) in enumerate(rows):
+            writer.writerow([i, classes[label], classes[predicted], *(f"{value:.6f}" for value in values)])
 
 
 def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) -> dict[str, Any]:
@@ -119,11 +164,10 @@ def _parameters(module: LitClassifier) -> int:
     return sum(parameter.numel() for parameter in module.net.parameters())
 
 
-def _write(trainer: Trainer, module: LitClassifier, report: dict[str, Any]) -> list[Path]:
+def _write(folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any]) -> list[Path]:
     """Writes report.json and the PNGs into the run folder, and the same to TensorBoard; the paths, in order."""
     from lit_cifar import figures
 
-    folder = Path(trainer.log_dir or ".")
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / "report.json.part"
     part.write_text(json.dumps(report, indent=2) + "\n")

@@ -51,23 +51,34 @@ def print_drawn_box(images: Images) -> None:
 
 def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     """Prints a report as the tutorial does, and the accuracy of each class with a bar."""
-    console = _console()
     if trained:
-        console.print(
-            f"Finished training: {report['epochs']} epochs, {report['steps']:,} steps in"
-            f" {duration(report['train_seconds'])}"
+        epochs = f"{report['epochs']} epoch{'' if report['epochs'] == 1 else 's'}"
+        _console().print(
+            f"Finished training: {epochs}, {report['steps']:,} steps in {duration(report['train_seconds'])}"
         )
     total = sum(map(sum, report["confusion_matrix"]))
-    console.print(
-        f"Accuracy of the network on the {total} test images: [bold]{percent(report['test_accuracy'])}[/bold]"
-    )
+    print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
+
+
+def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[str, float], data: str) -> None:
+    """Prints the accuracy on all images, and a table of the classes."""
+    _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     table = Table(title=f"Accuracy per class on {data}", title_justify="left", box=None, title_style="bold")
     table.add_column("class", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name, accuracy in report["class_accuracy"].items():
-        table.add_row(name, percent(accuracy), f"[cyan]{'█' * round(accuracy * BAR)}[/cyan]")
+    for name, fraction in per_class.items():
+        table.add_row(name, percent(fraction), f"[cyan]{'█' * round(fraction * BAR)}[/cyan]")
     Console(highlight=False).print(table)
+
+
+def print_written(path: Path, content: str) -> None:
+    """Says where something was written."""
+    _console().print(f"Written: {_short(path)} ({content})")
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def print_paths(written: list[Path]) -> None:
@@ -76,6 +87,6 @@ def print_paths(written: list[Path]) -> None:
         return
     console = _console()
     folder = written[0].parent
-    shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
+    shown = _short(folder)
     console.print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}")
     console.print(f"Curves: tensorboard --logdir {os.path.dirname(shown) or '.'}")  # noqa: PTH120
