@@ -41,6 +41,7 @@ UNACTIONABLE = (
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r"It is recommended to use `self.log\('(val|test)",  # torchmetrics has already summed over the devices
+    r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
 
@@ -110,7 +111,7 @@ class LitCLI(LightningCLI):
             subclass_mode_model=not own_classes,
             subclass_mode_data=not own_classes,
             parser_class=Parser,
-            parser_kwargs={"description": _description()},
+            parser_kwargs={"prog": "python -m lit_cifar", "description": _description()},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

@@ -11,6 +11,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_cifar.errors import UsageError
 
+COMMANDS = "fit, validate, test, predict, show"
+
 
 class Parser(LightningArgumentParser):
     """Lightning's parser, but a mistake is a UsageError; and `--trainer.max_epoch` is one, not an abbreviation."""
@@ -26,8 +28,10 @@ class Parser(LightningArgumentParser):
         if match := re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
             flag = match[1].split("=")[0]
             return f"there is no {'flag' if flag.startswith('-') else 'argument'} {flag}{self._nearest(flag)}"
-        if match := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
-            return f"there is no command {match[1]!r}; choose one of {match[2]}".replace("'", "")
+        if match := re.search(r"invalid choice: '(.*?)'", message):
+            return f"there is no command {match[1]}; choose one of {COMMANDS}"
+        if "subcommand" in message and "not provided" in message:
+            return f"which command? Choose one of {COMMANDS}"
         if match := re.search(r"(?:Key|Option|option) [\"'](.*?)[\"'](?: is not (?:expected|accepted))?", message):
             return f"there is no key or flag {match[1]}{self._nearest('--' + match[1])}"
         if match := re.search(r"Parser key \"(.*?)\":(.*)", message, re.DOTALL):

@@ -29,6 +29,7 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
     def call(*argv: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["lit_cifar", *map(str, argv)])
+        monkeypatch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
         capfd.readouterr()
         try:
             main()

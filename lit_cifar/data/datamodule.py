@@ -96,7 +96,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
     @property
     def title(self) -> str:
         """What to call the data set before people: CIFAR-10 is the published archive alone."""
-        return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "drawn images"}[self.images.kind]
+        return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the drawn stand-ins"}[
+            self.images.kind
+        ]
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,0 +1,49 @@
+from pathlib import Path
+
+import numpy as np
+from conftest import Cli
+from PIL import Image
+
+
+def test_show_writes_a_grid_and_prints_its_labels(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    path = tmp_path / "grid.png"
+    result = cli("show", "--data.root", pictures, "--data.val_size=6", "--count=16", "--output", path)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert [len(line.split()) for line in lines[:2]] == [8, 8]
+    assert set(" ".join(lines[:2]).split()) == {"plane", "car", "bird"}
+    assert lines[2] == f"Written: {path}"
+    with Image.open(path) as picture:
+        assert min(picture.size) > 200
+
+
+def test_show_restores_the_colours_whatever_the_normalisation(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    grids = []
+    for name, mean, std in (("a", 0.5, 0.5), ("b", 0.1, 0.3)):
+        values = [f"--data.mean=[{mean},{mean},{mean}]", f"--data.std=[{std},{std},{std}]"]
+        path = tmp_path / f"{name}.png"
+        assert cli("show", "--data.root", pictures, "--data.val_size=0", "--output", path, *values).code == 0
+        grids.append(np.asarray(Image.open(path)))
+    assert np.array_equal(grids[0], grids[1])
+
+
+def test_augmented_shows_one_image_in_eight_epochs_in_a_row(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    result = cli("show", "--data.root", pictures, "--data.val_size=6", "--augmented", "--output", tmp_path / "a.png")
+    assert result.code == 0, result.err
+    rows = [line.split() for line in result.out.splitlines() if len(line.split()) == 8 and "augments" not in line]
+    assert len(rows) == 4
+    assert all(len(set(row)) == 1 for row in rows)
+
+
+def test_show_takes_the_augmentation_of_a_recipe(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"trainer: {{max_epochs: 1}}\ndata: {{root: {pictures}, val_size: 6, flip: true}}\n")
+    result = cli("show", "--config", recipe, "--augmented", "--output", tmp_path / "a.png")
+    assert result.code == 0, result.err
+    assert "The recipe augments nothing" not in result.out
+
+
+def test_too_many_images_are_refused(cli: Cli, pictures: Path) -> None:
+    result = cli("show", "--data.root", pictures, "--data.val_size=6", "--count=65")
+    assert result.code == 2
+    assert "--count 65 must be between 1 and 64" in result.err
