@@ -176,9 +176,11 @@ class LitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, progress bar, checkpoints and report to what the user asks for."""
+        config = self.config_init[self.subcommand]
+        if config.trainer.logger is False:
+            self.save_config_callback = None  # without a logger there is no run folder
         if self.subclass_mode_model:
             return super().instantiate_trainer(**kwargs)
-        config = self.config_init[self.subcommand]
         images = self.datamodule.images
         if images.why_drawn:
             os.environ[DRAWN_INSTEAD] = images.why_drawn

@@ -60,7 +60,7 @@ class RunReport(Callback):
         folder = run_folder(trainer)
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
             report = make_report(trainer, pl_module, test_seconds)
-            written = _write(folder, trainer, pl_module, report)
+            written = _write(folder, trainer, pl_module, report) if folder else []
             tables.print_report(report, pl_module.datamodule.title, self._trained)
             tables.print_drawn_box(pl_module.datamodule.images)
             tables.print_paths(written)
@@ -85,15 +85,15 @@ class RunReport(Callback):
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
             # each batch was shared out over the devices: put its parts together again
             probabilities = torch.cat([part.cpu() for batch in zip(*parts, strict=True) for part in batch])
-            path = folder / "predictions.csv"
+            path = (folder or Path(trainer.default_root_dir)) / "predictions.csv"
             data = pl_module.datamodule
             write_predictions(path, probabilities, data.images.test.labels, data.classes)
             tables.print_written(path, f"{len(probabilities):,} test images of {data.title}")
 
 
-def run_folder(trainer: Trainer) -> Path:
-    """Where this run writes. Call it on every rank, since Lightning broadcasts the name."""
-    return Path(trainer.log_dir or trainer.default_root_dir)
+def run_folder(trainer: Trainer) -> Path | None:
+    """Where this run writes; None without a logger. Call it on every rank, since Lightning broadcasts the name."""
+    return Path(trainer.log_dir) if trainer.loggers and trainer.log_dir else None
 
 
 def write_predictions(path: Path, probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
