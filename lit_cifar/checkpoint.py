@@ -9,13 +9,17 @@ import inspect
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import torch
 from torch import nn
 
 from lit_cifar.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from lit_cifar.classifier import LitClassifier
+    from lit_cifar.data.datamodule import CIFAR10DataModule
 
 KEY = "lit_cifar"
 TRUSTED = ("lit_cifar.nets.", "torch.nn.", "torchvision.models.")
@@ -55,6 +59,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def newest_checkpoint(runs: Path) -> Path | None:
+    """The newest intact last.ckpt of a recipe's runs, else None."""
+    for path in sorted(runs.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
+        try:
+            read_checkpoint(path)
+        except UserError:
+            continue  # cut short or damaged: the one before it may do
+        return path
+    return None
+
+
 def check_net(config: dict[str, Any], path: str | Path) -> None:
     """Refuses a net from a checkpoint unless it is one of this project's, torch's or torchvision's.
 
@@ -76,3 +91,35 @@ def check_net(config: dict[str, Any], path: str | Path) -> None:
         ) from error
     if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
         raise UsageError(f"--ckpt_path {path} asks for {class_path}, which is no network")
+
+
+def check_resumable(card: dict[str, Any], path: Path, model: "LitClassifier", data: "CIFAR10DataModule") -> None:
+    """Refuses to go on from a checkpoint with anything that would make it another training.
+
+    Raises:
+        UsageError: recipe, net, data set or batches differ.
+    """
+    now = {
+        "recipe": model.recipe,
+        "network": model.net_config,
+        "classes": list(data.classes),
+        "data set": data.images.kind,
+        "--data.batch_size": data.batch_size,
+        "--data.val_size": data.val_size,
+        "--seed_everything": data.seed,
+        "--data.mean": list(data.mean),
+        "--data.std": list(data.std),
+        "images": data.checksum,
+    }
+    keys = ("recipe", "net", "classes", "dataset", "batch_size", "val_size", "seed", "mean", "std", "images")
+    for (what, value), key in zip(now.items(), keys, strict=True):
+        if key == "images" and card[key] != value:
+            raise UsageError(
+                f"The images in {data.root} have changed since {path} was written;"
+                " restore them, or start anew without --ckpt_path"
+            )
+        if card[key] != value:
+            raise UsageError(
+                f"--ckpt_path {path} is of another training: its {what} is {card[key]}, not {value};"
+                " set it to the same, or start anew without --ckpt_path"
+            )

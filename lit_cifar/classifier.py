@@ -61,6 +61,7 @@ class LitClassifier(pl.LightningModule):
         """Of the training so far, over all interruptions; seconds are wall time of the loop with its validation."""
         self._window = torch.zeros(2)  # since the last logging, on this rank: sum of losses, right answers
         self._window_images = 0  # since the last logging, over all devices
+        self._rng: dict[str, Tensor] | None = None  # to go on with, such as dropout's
 
     def setup(self, stage: str) -> None:
         """Makes the metrics, and checks that the net has an output for each class."""
@@ -96,6 +97,8 @@ class LitClassifier(pl.LightningModule):
         self._started = time.perf_counter() - self.trained["seconds"]
         dtype = torch.float32 if self.device.type == "mps" else torch.float64  # mps has no float64
         self._window = self._window.to(self.device, dtype)
+        if self._rng is not None:
+            _set_rng_state(self._rng, self.device)
 
     def on_train_epoch_start(self) -> None:
         """Chooses the order and the augmentation of this epoch."""
@@ -105,6 +108,8 @@ class LitClassifier(pl.LightningModule):
         """The loss whose gradient, averaged over the devices, is that of the whole batch."""
         images, labels = batch
         whole = self._train_loader.images_in_batch(batch_idx)
+        self._window_images += whole
+        self.trained["images"] += whole
         if not len(labels):
             # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
             return self(images.new_zeros(1, *images.shape[1:])).sum() * 0
@@ -117,14 +122,11 @@ class LitClassifier(pl.LightningModule):
             return loss
         return loss * (len(labels) * self.trainer.world_size / whole)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Logs, every `log_every_n_steps` steps, the mean since the last time."""
-        images = self._train_loader.images_in_batch(batch_idx)
-        self._window_images += images
-        self.trained["images"] += images
-        step = self.global_step
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and step % every == 0 and step and not self.trainer.fit_loop._should_accumulate():
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Steps, and logs every `log_every_n_steps` steps, before any hook that may write a checkpoint."""
+        super().optimizer_step(*args, **kwargs)
+        step, every = self.global_step + 1, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and step % every == 0:
             self._log_window(step)
 
     def _log_window(self, step: int) -> None:
@@ -142,8 +144,9 @@ class LitClassifier(pl.LightningModule):
         self._update_trained()
 
     def _update_trained(self) -> None:
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.trained |= {
-            "epochs": self.trainer.fit_loop.epoch_progress.current.processed,  # type: ignore[attr-defined]
+            "epochs": round(batches / self.trainer.num_training_batches, 2),
             "steps": self.global_step,
             "batch_size": self.datamodule.batch_size,
             "seconds": time.perf_counter() - self._started,
@@ -155,8 +158,8 @@ class LitClassifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs loss and accuracy, whole and per class."""
-        values = self._log_metrics("val", self.val_metrics)
-        if self.trainer.training or self.trainer.validating:
+        values = self._log_metrics("val", self.val_metrics, self.global_step)
+        if self.trainer.state.fn == "fit":
             self.curves["val/loss"].append((self.global_step, float(values["loss"])))
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
@@ -165,7 +168,8 @@ class LitClassifier(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """Logs loss and accuracy, whole and per class, and keeps them for the report."""
-        self.test_results = self._log_metrics("test", self.test_metrics)
+        # one step after the last of training: a run resumed from its end drops these points and logs them again
+        self.test_results = self._log_metrics("test", self.test_metrics, self.trained["steps"] + 1)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Probabilities `[B, C]` of a batch."""
@@ -190,28 +194,51 @@ class LitClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what `test` needs to build net and data again, and the curves so far."""
+        """Adds what `test` needs to build net and data again, and what `fit` needs to go on bit for bit."""
         data = self.datamodule
-        if self.trainer.training:
+        if self.trainer.state.fn == "fit":
             self._update_trained()
         checkpoint[KEY] = {
             "recipe": self.recipe,
             "net": self.net_config,
             "classes": list(data.classes),
             "dataset": data.images.kind,
+            "images": data.checksum,
             "mean": list(data.mean),
             "std": list(data.std),
             "val_size": data.val_size,
+            "batch_size": data.batch_size,
             "seed": data.seed,
             "curves": self.curves,
             "trained": self.trained,
+            "window_images": self._window_images,
+            "ranks": self._gather({"window": self._window.cpu(), "rng": _rng_state(self.device)}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the curves and the clock of the run that wrote the checkpoint."""
+        """Takes up the state of the run that wrote the checkpoint.
+
+        Sums go to the rank that they come from, or where the number of devices has changed, to the first.
+        """
         card = checkpoint[KEY]
         self.curves = {name: [(step, value) for step, value in curve] for name, curve in card["curves"].items()}
         self.trained = dict(card["trained"])
+        self._window_images = card["window_images"]
+        rank, ranks = self.trainer.global_rank, card["ranks"]
+        windows = [state["window"] for state in ranks]
+        if len(ranks) == self.trainer.world_size:
+            self._window = windows[rank]
+            self._rng = ranks[rank]["rng"]
+        else:
+            self._window = torch.stack(windows).sum(0) if rank == 0 else torch.zeros(2)
+
+    def _gather(self, state: dict[str, Any]) -> list[dict[str, Any]]:
+        """The state of every rank."""
+        if self.trainer.world_size == 1:
+            return [state]
+        states: list[dict[str, Any]] = [{}] * self.trainer.world_size
+        torch.distributed.all_gather_object(states, state)
+        return states
 
     def _count(self, batch: Batch, metrics: MetricCollection) -> None:
         images, labels = batch
@@ -223,13 +250,29 @@ class LitClassifier(pl.LightningModule):
             if name != "loss":
                 metric.update(logits, labels)
 
-    def _log_metrics(self, stage: str, metrics: MetricCollection) -> Mapping[str, Tensor]:
+    def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> Mapping[str, Tensor]:
         values = metrics.compute()
         metrics.reset()
-        self.log_dict({f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]})
+        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
         per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
-        self.log_dict({f"{stage}_class/{name}": accuracy for name, accuracy in per_class})
+        named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
+        self.log_dict(named, logger=False)
+        for logger in self.loggers:
+            logger.log_metrics({name: float(value) for name, value in named.items()}, step)
         return values
+
+
+def _rng_state(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(state: dict[str, Tensor], device: torch.device) -> None:
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def _metrics(classes: int) -> MetricCollection:

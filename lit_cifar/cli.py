@@ -12,7 +12,7 @@ import re
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
@@ -20,7 +20,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from lit_cifar.checkpoint import KEY, check_net, read_checkpoint
+from lit_cifar.checkpoint import KEY, check_net, check_resumable, newest_checkpoint, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
@@ -42,6 +42,7 @@ UNACTIONABLE = (
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r"It is recommended to use `self.log\('(val|test)",  # torchmetrics has already summed over the devices
     r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
 
@@ -75,35 +76,47 @@ def recipes_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def _peek(words: list[str]) -> argparse.Namespace:
+    """The few flags that decide how the others are read."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--recipe")
+    parser.add_argument("--resume")
+    parser.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    try:
+        return parser.parse_known_args(words)[0]
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+
+
 class LitCLI(LightningCLI):
     """Lightning's CLI with our parser, loggers, callbacks and report."""
 
     def __init__(self, argv: list[str]) -> None:
         """Parses and runs `argv`, the words after `python -m lit_cifar`."""
         command = argv[0] if argv else ""
-        peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        peek.add_argument("-c", "--config", action="append", default=[])
-        peek.add_argument("--ckpt_path")
-        try:
-            peeked, _ = peek.parse_known_args(argv[1:])
-        except argparse.ArgumentError as error:
-            raise UsageError(str(error)) from error
+        peeked = _peek(argv[1:])
         recipes = [read_recipe(path) for path in peeked.config]
-        self._recipe_name = Path(peeked.config[-1]).stem if peeked.config else "tutorial"
+        settings = {key: value for recipe in recipes for key, value in recipe.items()}
         if command == "fit" and not peeked.config:
             argv = ["fit", "--config", str(recipes_folder() / "tutorial.yaml"), "--data.dataset=auto", *argv[1:]]
         self._argv = argv
-        checkpoint = next(filter(None, [peeked.ckpt_path, *(recipe.get("ckpt_path") for recipe in recipes)]), None)
+        stem = Path(peeked.config[-1]).stem if peeked.config else "tutorial"
+        self._recipe = peeked.recipe or settings.get("recipe") or stem
         self._best: ModelCheckpoint | None = None
         self._card: dict[str, Any] = {}
-        if checkpoint:
-            self._card = read_checkpoint(checkpoint)[KEY]
+        root = peeked.default_root_dir or (settings.get("trainer") or {}).get("default_root_dir") or "."
+        self._checkpoint = self._find_checkpoint(command, peeked, settings.get("ckpt_path"), Path(root))
+        if self._checkpoint:
+            self._card = read_checkpoint(self._checkpoint)[KEY]
+            if command != "fit" and not any(word.startswith("--model.net") for word in argv):
+                check_net(self._card["net"], self._checkpoint)
         elif command in ("validate", "test", "predict") and not {"-h", "--help", "--print_config"} & set(argv):
             raise UsageError(
-                f"{command} needs --ckpt_path PATH, such as lightning_logs/tutorial/version_0/checkpoints/best.ckpt"
+                f"{command} needs --ckpt_path PATH, such as {RUNS}/tutorial/version_0/checkpoints/best.ckpt,"
+                " or --ckpt_path last"
             )
-        if checkpoint and command != "fit" and not any(word.startswith("--model.net") for word in argv):
-            check_net(self._card["net"], checkpoint)
         own_classes = not any("class_path" in (recipe.get("model") or {}) for recipe in recipes)
         super().__init__(
             LitClassifier if own_classes else LightningModule,
@@ -118,13 +131,40 @@ class LitCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
         )
 
+    def _find_checkpoint(
+        self, command: str, peeked: argparse.Namespace, in_recipe: str | None, root: Path
+    ) -> Path | None:
+        """The checkpoint to start from: `last`, and `--resume auto`, mean the newest intact one of this recipe."""
+        path = peeked.ckpt_path or in_recipe
+        if path not in (None, "last"):
+            return Path(path)
+        runs = root / RUNS / self._recipe
+        if path == "last" or (command == "fit" and peeked.resume == "auto"):
+            found = newest_checkpoint(runs) or newest_checkpoint(runs.with_name(f"{self._recipe}-drawn"))
+            if path == "last" and found is None:
+                raise UsageError(f"--ckpt_path last: there is no intact last.ckpt in {runs}/version_*/checkpoints")
+            return found
+        return None
+
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds the recipe's name, and takes what a checkpoint says of net and data as defaults."""
         parser.add_argument(
             "--recipe",
             type=str,
-            default=self._card.get("recipe", self._recipe_name),
+            default=self._recipe if self._argv[0] == "fit" else self._card.get("recipe", self._recipe),
             help=f"Name of the recipe, by default the file's; runs land in {RUNS}/<recipe>/version_N.",
+        )
+        parser.add_argument(
+            "--resume",
+            type=Literal["never", "auto"],
+            default="never",
+            help="auto: go on from the newest intact last.ckpt of this recipe, if there is one (fit).",
+        )
+        parser.add_argument(
+            "--checkpoint_seconds",
+            type=float,
+            default=60,
+            help="Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit).",
         )
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
         if self.subclass_mode_model:
@@ -169,6 +209,7 @@ class LitCLI(LightningCLI):
         config = self.config[self.subcommand]
         if not re.fullmatch(r"[\w.-]+", config.recipe) or config.recipe.startswith("."):
             raise UsageError(f"--recipe {config.recipe} must be a name of letters, digits, - and _, not a path")
+        config.ckpt_path = None  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model:
             config.data.seed = int(config.seed_everything)
             if os.environ.get(DRAWN_INSTEAD):
@@ -190,13 +231,13 @@ class LitCLI(LightningCLI):
         name = f"{config.recipe}-drawn" if images.kind == "drawn" else config.recipe
         if config.trainer.logger in (None, True):
             root = config.trainer.default_root_dir or "."
-            kwargs["logger"] = TensorBoardLogger(root, f"{RUNS}/{name}", default_hp_metric=False)
+            kwargs["logger"] = TensorBoardLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **self._same_run())
         callbacks: list[Callback] = list(config.trainer.callbacks or [])
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(LitProgressBar())
         callbacks.append(RunReport())
         if self.subcommand == "fit" and config.trainer.enable_checkpointing is not False:
-            callbacks.append(LastCheckpoint())
+            callbacks.append(LastCheckpoint(config.checkpoint_seconds))
             if self.datamodule.val_size:
                 self._best = ModelCheckpoint(
                     monitor="val/accuracy", mode="max", filename="best", enable_version_counter=False
@@ -204,9 +245,20 @@ class LitCLI(LightningCLI):
                 callbacks.append(self._best)
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
+    def _same_run(self) -> dict[str, Any]:
+        """Arguments for a logger that goes on in the run folder of last.ckpt, and drops the steps that were lost."""
+        if self.subcommand != "fit" or self._checkpoint is None or self._checkpoint.name != "last.ckpt":
+            return {}
+        return {"version": self._checkpoint.parent.parent.name, "purge_step": self._card["trained"]["steps"] + 1}
+
     def fit(self, **kwargs: Any) -> None:
         """Trains."""
-        self.trainer.fit(**kwargs, weights_only=True)
+        if self._checkpoint and not self.subclass_mode_model:
+            check_resumable(self._card, self._checkpoint, self.model, self.datamodule)
+        self.trainer.fit(**kwargs | self._from_checkpoint())
+
+    def _from_checkpoint(self) -> dict[str, Any]:
+        return {"ckpt_path": self._checkpoint and str(self._checkpoint), "weights_only": True}
 
     def after_fit(self) -> None:
         """Tests the trained model: the best on validation, or the last where nothing is held out."""
@@ -218,15 +270,15 @@ class LitCLI(LightningCLI):
 
     def validate(self, **kwargs: Any) -> None:
         """Measures on the images held out of training."""
-        self.trainer.validate(**kwargs, weights_only=True, verbose=False)
+        self.trainer.validate(**kwargs | self._from_checkpoint(), verbose=False)
 
     def test(self, **kwargs: Any) -> None:
         """Measures on the test images."""
-        self.trainer.test(**kwargs, weights_only=True, verbose=False)
+        self.trainer.test(**kwargs | self._from_checkpoint(), verbose=False)
 
     def predict(self, **kwargs: Any) -> None:
         """Predicts the test images."""
-        self.trainer.predict(**kwargs, weights_only=True)
+        self.trainer.predict(**kwargs | self._from_checkpoint())
 
 
 def _description() -> str:

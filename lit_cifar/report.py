@@ -110,6 +110,7 @@ def write_predictions(path: Path, probabilities: Tensor, labels: Tensor, classes
 def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) -> dict[str, Any]:
     """The content of report.json, after a test. Its keys are documented in the README."""
     data, results = module.datamodule, module.test_results
+    epochs = float(module.trained["epochs"])
     per_class = zip(data.classes, results["class_accuracy"].tolist(), strict=True)
     return {
         "recipe": module.recipe,
@@ -119,7 +120,7 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) ->
         "seed": data.seed,
         "net": module.net_config["class_path"],
         "parameters": _parameters(module),
-        "epochs": module.trained["epochs"],
+        "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": module.trained["steps"],
         "batch_size": module.trained["batch_size"],
         "devices": trainer.world_size,
