@@ -14,6 +14,8 @@ def main() -> None:
 
         run(sys.argv[1:])
     except UserError as error:
+        if error.on_every_rank and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+            sys.exit(error.exit_code)
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         _stop("stopped by Ctrl-C", 130)

@@ -26,6 +26,7 @@ from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 from lit_cifar.last import LastCheckpoint
 from lit_cifar.parser import Parser, read_recipe
+from lit_cifar.processes import naming_lost_ranks
 from lit_cifar.progress import LitProgressBar
 from lit_cifar.report import RunReport
 
@@ -255,7 +256,8 @@ class LitCLI(LightningCLI):
         """Trains."""
         if self._checkpoint and not self.subclass_mode_model:
             check_resumable(self._card, self._checkpoint, self.model, self.datamodule)
-        self.trainer.fit(**kwargs | self._from_checkpoint())
+        with naming_lost_ranks(self.trainer):
+            self.trainer.fit(**kwargs | self._from_checkpoint())
 
     def _from_checkpoint(self) -> dict[str, Any]:
         return {"ckpt_path": self._checkpoint and str(self._checkpoint), "weights_only": True}

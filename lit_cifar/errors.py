@@ -8,6 +8,8 @@ class UserError(Exception):
     """
 
     exit_code = 1
+    on_every_rank = False
+    """Whether all of several processes have it at once, so that the first alone should say it."""
 
 
 class UsageError(UserError):

@@ -21,6 +21,8 @@ from lit_cifar.errors import UserError
 class InterruptedRunError(UserError):
     """SIGTERM or Ctrl-C ended the run, after writing last.ckpt."""
 
+    on_every_rank = True
+
     def __init__(self, signum: int, path: Path | None) -> None:
         how = f"; go on with --ckpt_path {path}" if path else ""
         super().__init__(f"stopped by {signal.Signals(signum).name}{how}")

@@ -8,12 +8,12 @@ once: one prepares, the others wait for it.
 
 import hashlib
 import io
-import os
 import pickle
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -61,14 +61,14 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         mirrors: where to download from, in this order.
 
     Raises:
-        UsageError: `root` is not a folder, can't be read, or lacks images.
+        UsageError: `root` is not a folder, may not be read, or lacks images.
         UserError: an archive or a picture is damaged, the disk is full, or no mirror answered.
     """
     if dataset == "drawn":
         return _drawn()
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root} is a file, not a folder; --data.root names the folder that holds the images")
     try:
+        if root.exists() and not root.is_dir():
+            raise UsageError(f"{root} is a file, not a folder; --data.root names the folder that holds the images")
         if is_folder(root):
             return Images("folder", *load_folder(root, lambda: _lock(root)))
         if not (root / BATCHES).is_dir():
@@ -79,9 +79,10 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         if dataset == "auto":
             return _drawn(str(error))
         raise
-    except PermissionError as error:
-        raise UsageError(
-            f"{error.filename or root} can't be read or written: permission denied; change its permissions, or name"
+    except OSError as error:
+        kind = UsageError if isinstance(error, PermissionError | FileExistsError | NotADirectoryError) else UserError
+        raise kind(
+            f"{error.filename or root} can't be read or written ({error.strerror or error}); change that, or name"
             " another folder with --data.root"
         ) from error
 
@@ -96,11 +97,10 @@ def _drawn(why: str = "") -> Images:
 def _lock(root: Path) -> Iterator[None]:
     """One process at a time prepares a folder; a killed one leaves no lock behind, since the lock is the system's."""
     root.mkdir(parents=True, exist_ok=True)
-    if os.access(root, os.W_OK):
-        with FileLock(root / ".lit_cifar.lock"):
-            yield
-    else:
-        yield  # read-only: there is nothing that two processes could both write
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # read-only, full, or a file system without locks: go on without
+            stack.enter_context(FileLock(root / ".lit_cifar.lock"))
+        yield
 
 
 def _prepare_batches(root: Path, mirrors: Sequence[str]) -> None:
@@ -111,17 +111,16 @@ def _prepare_batches(root: Path, mirrors: Sequence[str]) -> None:
     if not archive.exists():
         _refuse_other_pictures(root)
         download(root, mirrors)
-    elif archive.stat().st_size != CIFAR10.size or md5_of(archive) != CIFAR10.md5:
-        raise UserError(
-            f"{archive} is not the published archive ({archive.stat().st_size:,} bytes instead of {CIFAR10.size:,},"
-            " or another MD5); delete it and run again to download it"
-        )
+    elif (size := archive.stat().st_size) != CIFAR10.size or md5_of(archive) != CIFAR10.md5:
+        same = size == CIFAR10.size
+        fault = f"its MD5 is not {CIFAR10.md5}" if same else f"{size:,} bytes instead of {CIFAR10.size:,}"
+        raise UserError(f"{archive} is not the published archive ({fault}); delete it and run again to download it")
     _unpack(archive, root)
 
 
 def _refuse_other_pictures(root: Path) -> None:
     """Whoever names a folder of pictures means those pictures; don't download others into it."""
-    for path in [*root.glob("*"), *root.glob("*/*")]:
+    for path in chain.from_iterable(map(root.glob, ("*", "*/*", "*/*/*"))):  # */*/*: as in Train/cat/1.png
         if path.suffix.lower() in SUFFIXES:
             raise UsageError(
                 f"{root} holds pictures, but not in the folders {root}/train/<class>/ and {root}/test/<class>/;"
@@ -137,7 +136,8 @@ def _unpack(archive: Path, root: Path) -> None:
         part.mkdir()
         with tarfile.open(archive, "r:gz") as tar:
             for name in (*TRAIN_BATCHES, *TEST_BATCHES):
-                if (member := tar.extractfile(f"{BATCHES}/{name}")) is None:
+                member = tar.extractfile(f"{BATCHES}/{name}") if f"{BATCHES}/{name}" in tar.getnames() else None
+                if member is None:
                     raise UserError(f"{archive} lacks {BATCHES}/{name}; delete it and run again to download it")
                 with member, (part / name).open("wb") as file:
                     shutil.copyfileobj(member, file)
@@ -166,7 +166,10 @@ def _load(root: Path, batches: dict[str, str]) -> ImageSet:
                 f"{path} is not the file as published (its MD5 is not {md5});"
                 f" delete {path.parent} and run again to restore it"
             )
-        batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
+        try:
+            batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
+        except pickle.UnpicklingError as error:
+            raise UserError(f"{path} is refused ({error}); delete {path.parent} and run again to restore it") from error
         images.append(torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32))
         labels += batch["labels"]
     return ImageSet(torch.cat(images), torch.tensor(labels), CIFAR10_CLASSES)
