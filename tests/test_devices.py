@@ -1,17 +1,12 @@
-"""Several processes on the CPU, started as a user starts them."""
+"""Several processes on the CPU, started as a user starts them, give the result of one."""
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
+import pytest
+from running import DRAWN, RUN, differences, largest_relative_difference, last_checkpoint, run, tensorboard_curves
+
 RECIPES = Path(__file__).parent.parent / "configs"
-
-
-def run(*argv: str | Path) -> str:
-    command = [sys.executable, "-m", "lit_cifar", *map(str, argv)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
@@ -21,3 +16,89 @@ def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
     short = ["\tIn Model: input size [5, 5] output size [5, 2]"] * 2
     short.append("Outside: input size [10, 5] output size [10, 2]")
     assert [line for line in lines if "size" in line] == full * 3 + short
+
+
+def train(root: Path, devices: int, *words: str) -> None:
+    run(*DRAWN, *words, f"--trainer.devices={devices}", "--trainer.default_root_dir", root)
+
+
+def assert_same_training(one: Path, other: Path) -> None:
+    assert largest_relative_difference(last_checkpoint(one), last_checkpoint(other)) <= 1e-5
+    losses = [tensorboard_curves(root)["train/loss"] for root in (one, other)]
+    assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
+    assert losses[0]
+    for (_, a), (_, b) in zip(*losses, strict=True):
+        assert f"{a:.4f}" == f"{b:.4f}" or abs(a - b) < 2e-5
+
+
+def assert_same_test(one: Path, other: Path) -> None:
+    reports = [json.loads((root / RUN / "report.json").read_text()) for root in (one, other)]
+    assert reports[0]["confusion_matrix"] == reports[1]["confusion_matrix"]
+    assert sum(map(sum, reports[0]["confusion_matrix"])) == 2000
+    assert reports[0]["class_accuracy"] == reports[1]["class_accuracy"]
+    assert reports[0]["test_loss"] == pytest.approx(reports[1]["test_loss"], rel=1e-5)
+
+
+SIXTY = ("--data.batch_size=4", "--trainer.max_steps=60", "--trainer.log_every_n_steps=10")
+
+
+def test_a_batch_of_4_on_3_devices_trains_like_on_one(tmp_path: Path) -> None:
+    for devices in (1, 3):
+        train(tmp_path / str(devices), devices, *SIXTY)
+    assert_same_training(tmp_path / "1", tmp_path / "3")
+    assert_same_test(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [2, 4])
+def test_a_batch_of_4_on_more_devices_trains_like_on_one(tmp_path: Path, devices: int) -> None:
+    for count in (1, devices):
+        train(tmp_path / str(count), count, *SIXTY)
+    assert_same_training(tmp_path / "1", tmp_path / str(devices))
+    assert_same_test(tmp_path / "1", tmp_path / str(devices))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [3, 4])
+def test_a_device_without_an_image_in_the_last_batch_changes_nothing(tmp_path: Path, devices: int) -> None:
+    # of 9,000 images in batches of 8,999, the second batch has one
+    words = ("--data.batch_size=8999", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")
+    for count in (1, devices):
+        train(tmp_path / str(count), count, *words)
+    assert_same_training(tmp_path / "1", tmp_path / str(devices))
+
+
+@pytest.mark.slow
+def test_seven_devices_test_every_image_exactly_once(tmp_path: Path) -> None:
+    train(tmp_path / "1", 1, "--trainer.max_epochs=1")
+    checkpoint = tmp_path / "1" / RUN / "checkpoints" / "best.ckpt"
+    for devices in (1, 2, 3, 7):
+        root = tmp_path / f"test{devices}"
+        run("test", "--ckpt_path", checkpoint, f"--trainer.devices={devices}", "--trainer.default_root_dir", root)
+    for devices in (2, 3, 7):
+        assert_same_test(tmp_path / "test1", tmp_path / f"test{devices}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 3])
+def test_a_run_begun_on_two_devices_goes_on_with_another_number(tmp_path: Path, devices: int) -> None:
+    words = ("--trainer.log_every_n_steps=10",)
+    train(tmp_path / "one", 1, *words, "--trainer.max_steps=60")
+    train(tmp_path / "changed", 2, *words, "--trainer.max_steps=33")
+    train(tmp_path / "changed", devices, *words, "--trainer.max_steps=60", "--ckpt_path=last")
+    assert_same_training(tmp_path / "one", tmp_path / "changed")
+
+
+@pytest.mark.slow
+def test_predict_writes_the_same_on_any_number_of_devices(tmp_path: Path) -> None:
+    train(tmp_path / "1", 1, "--trainer.max_steps=5")
+    checkpoint = tmp_path / "1" / RUN / "checkpoints" / "last.ckpt"
+    written = []
+    for devices in (1, 3):
+        root = tmp_path / f"predict{devices}"
+        words = ("--data.eval_batch_size=301", f"--trainer.devices={devices}")
+        run("predict", "--ckpt_path", checkpoint, *words, "--trainer.default_root_dir", root)
+        lines = (root / RUN / "predictions.csv").read_text().splitlines()
+        written.append([line.split(",")[:3] for line in lines])
+    assert len(written[0]) == 2001
+    assert differences(written[0], written[1]) == []

@@ -1,0 +1,104 @@
+"""Training that is killed at random moments ends, bit for bit, like training that nobody disturbed."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from running import DRAWN, RUN, differences, last_checkpoint, run, start, tensorboard_curves
+
+SECONDS_TO_START = 4  # importing torch and Lightning; kills come later
+RECIPE = (
+    *DRAWN,
+    "--data.flip=true",
+    "--data.crop=4",
+    "--trainer.val_check_interval=0.4",
+    "--trainer.log_every_n_steps=7",
+    "--checkpoint_seconds=0.3",
+)
+
+
+def train_and_kill(root: Path, kills: int, words: tuple[str, ...], spread: float) -> int:
+    """Kills a run and starts it again, then lets it end; the number of kills that met a running process."""
+    met = 0
+    for _ in range(kills):
+        process = start(*words, "--trainer.default_root_dir", root, "--resume=auto")
+        try:
+            process.wait(SECONDS_TO_START + random.uniform(0, spread))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            met += 1
+        out, err = process.communicate()
+        if process.returncode not in (0, -signal.SIGKILL):
+            raise AssertionError(out + err)
+        assert "Warning" not in err
+    out = run(*words, "--trainer.default_root_dir", root, "--resume=auto")
+    assert "Finished training" in out
+    return met
+
+
+def assert_same(undisturbed: Path, killed: Path) -> None:
+    assert differences(last_checkpoint(undisturbed), last_checkpoint(killed)) == []
+    assert differences(tensorboard_curves(undisturbed), tensorboard_curves(killed)) == []
+    assert [path.name for path in (killed / RUN).parent.iterdir()] == ["version_0"]
+
+
+def test_two_kills_change_no_bit(tmp_path: Path) -> None:
+    words = (*RECIPE, "--trainer.max_epochs=2")
+    run(*words, "--trainer.default_root_dir", tmp_path / "undisturbed")
+    assert train_and_kill(tmp_path / "killed", 2, words, 3) > 0
+    assert_same(tmp_path / "undisturbed", tmp_path / "killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 2])
+def test_twenty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
+    words = (*RECIPE, "--trainer.max_epochs=12", f"--trainer.devices={devices}")
+    run(*words, "--trainer.default_root_dir", tmp_path / "undisturbed")
+    met = train_and_kill(tmp_path / "killed", 20, words, 4 * devices)
+    assert met >= 15  # a run that is done before its kill comes is no proof
+    assert_same(tmp_path / "undisturbed", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_run_with_last_written_and_a_line_that_says_how_to_go_on(
+    tmp_path: Path, signum: signal.Signals, code: int
+) -> None:
+    process = start(*DRAWN, "--trainer.max_epochs=100", "--trainer.default_root_dir", tmp_path)
+    wait_for_training(process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)
+    last = tmp_path / RUN / "checkpoints" / "last.ckpt"
+    assert process.returncode == code
+    assert err == f"lit_cifar: stopped by {signum.name}; go on with --ckpt_path {last}\n"
+    assert last_checkpoint(tmp_path)["global_step"] > 0
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_process_dies_the_other_names_its_rank_and_ends(tmp_path: Path, victim: int) -> None:
+    words = ("--trainer.max_epochs=100", "--trainer.devices=2", "--checkpoint_seconds=0.5")
+    process = start(*DRAWN, *words, "--trainer.default_root_dir", tmp_path)
+    wait_for_training(process)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
+    child = int(children.split()[0])
+    time.sleep(3)
+    os.kill(process.pid if victim == 0 else child, signal.SIGKILL)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == (-signal.SIGKILL if victim == 0 else 1)
+    assert f"the process of rank {victim} died" in err
+    assert "Traceback" not in err
+    assert last_checkpoint(tmp_path)["global_step"] > 0
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def wait_for_training(process: "subprocess.Popen[str]") -> None:
+    """Until the first epoch's line is printed."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("[1,"):
+            return
+    raise AssertionError(process.communicate()[1])

@@ -1,0 +1,71 @@
+"""Runs the command line in processes of their own, and compares what two runs left."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+DRAWN = ("fit", "--data.dataset=drawn", "--data.batch_size=16", "--data.val_size=1000")
+RUN = Path("lightning_logs", "tutorial-drawn", "version_0")
+
+
+def start(*argv: str | Path) -> "subprocess.Popen[str]":
+    """`python -m lit_cifar ...` in a process group of its own."""
+    command = [sys.executable, "-m", "lit_cifar", *map(str, argv)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def run(*argv: str | Path) -> str:
+    """What a run that must end well prints."""
+    process = start(*argv)
+    out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    return out
+
+
+def last_checkpoint(root: Path) -> dict[str, Any]:
+    """The content of last.ckpt, without what tells of folders and wall time."""
+    checkpoint = torch.load(root / RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    del checkpoint["lit_cifar"]["trained"]["seconds"]
+    for state in checkpoint["callbacks"].values():
+        for key in ("dirpath", "best_model_path", "best_k_models", "kth_best_model_path", "last_model_path"):
+            state.pop(key, None)
+    return checkpoint
+
+
+def differences(a: Any, b: Any, path: str = "") -> list[str]:
+    """Every place where two nested structures differ in a single bit."""
+    if type(a) is not type(b):
+        return [path]
+    if isinstance(a, torch.Tensor):
+        return [] if torch.equal(a, b) else [path]
+    if isinstance(a, dict):
+        found = [f"{path}/{key}" for key in a.keys() ^ b.keys()]
+        for key in a.keys() & b.keys():
+            found += differences(a[key], b[key], f"{path}/{key}")
+        return found
+    if isinstance(a, list | tuple):
+        found = [] if len(a) == len(b) else [f"{path} (length)"]
+        for i, (x, y) in enumerate(zip(a, b, strict=False)):
+            found += differences(x, y, f"{path}[{i}]")
+        return found
+    return [] if a == b else [path]
+
+
+def tensorboard_curves(root: Path) -> dict[str, list[tuple[int, float]]]:
+    """(step, value) of every scalar, as TensorBoard shows them."""
+    events = EventAccumulator(str(root / RUN), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def largest_relative_difference(a: dict[str, Any], b: dict[str, Any]) -> float:
+    """Over the weight tensors of two checkpoints, of norms."""
+    weights = [name for name in a["state_dict"] if name.startswith("net.")]
+    assert weights
+    return max(
+        float((a["state_dict"][name] - b["state_dict"][name]).norm() / a["state_dict"][name].norm()) for name in weights
+    )
