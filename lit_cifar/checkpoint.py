@@ -59,9 +59,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def newest_checkpoint(runs: Path) -> Path | None:
-    """The newest intact last.ckpt of a recipe's runs, else None."""
-    for path in sorted(runs.glob("version_*/checkpoints/last.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True):
+def newest_checkpoint(runs: Path, name: str) -> Path | None:
+    """The newest intact `name`.ckpt (last or best) of a recipe's runs, else None."""
+    for path in sorted(
+        runs.glob(f"version_*/checkpoints/{name}.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True
+    ):
         try:
             read_checkpoint(path)
         except UserError:

@@ -114,10 +114,7 @@ class LitCLI(LightningCLI):
             if command != "fit" and not any(word.startswith("--model.net") for word in argv):
                 check_net(self._card["net"], self._checkpoint)
         elif command in ("validate", "test", "predict") and not {"-h", "--help", "--print_config"} & set(argv):
-            raise UsageError(
-                f"{command} needs --ckpt_path PATH, such as {RUNS}/tutorial/version_0/checkpoints/best.ckpt,"
-                " or --ckpt_path last"
-            )
+            raise UsageError(f"{command} needs --ckpt_path: a path, or best or last for the newest run's")
         own_classes = not any("class_path" in (recipe.get("model") or {}) for recipe in recipes)
         super().__init__(
             LitClassifier if own_classes else LightningModule,
@@ -135,17 +132,16 @@ class LitCLI(LightningCLI):
     def _find_checkpoint(
         self, command: str, peeked: argparse.Namespace, in_recipe: str | None, root: Path
     ) -> Path | None:
-        """The checkpoint to start from: `last`, and `--resume auto`, mean the newest intact one of this recipe."""
+        """The checkpoint to start from: `last` and `best` mean the newest intact one of this recipe's runs."""
         path = peeked.ckpt_path or in_recipe
-        if path not in (None, "last"):
-            return Path(path)
+        name = "last" if path is None and command == "fit" and peeked.resume == "auto" else path
+        if name not in ("last", "best"):
+            return Path(path) if path else None
         runs = root / RUNS / self._recipe
-        if path == "last" or (command == "fit" and peeked.resume == "auto"):
-            found = newest_checkpoint(runs) or newest_checkpoint(runs.with_name(f"{self._recipe}-drawn"))
-            if path == "last" and found is None:
-                raise UsageError(f"--ckpt_path last: there is no intact last.ckpt in {runs}/version_*/checkpoints")
-            return found
-        return None
+        found = newest_checkpoint(runs, name) or newest_checkpoint(runs.with_name(f"{self._recipe}-drawn"), name)
+        if found is None and path is not None:
+            raise UsageError(f"--ckpt_path {name}: there is no intact {name}.ckpt in {runs}/version_*/checkpoints")
+        return found
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds the recipe's name, and takes what a checkpoint says of net and data as defaults."""

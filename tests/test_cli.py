@@ -72,7 +72,7 @@ def test_test_needs_nothing_but_the_checkpoint_and_the_data(cli: Cli, pictures: 
             "--data.val_size 60 leaves nothing to train on",
         ),
         (["fit", "--data.root", "{pictures}"], 2, "set --model.net.init_args.num_classes 3"),
-        (["test"], 2, "test needs --ckpt_path PATH"),
+        (["test"], 2, "test needs --ckpt_path"),
         (["test", "--ckpt_path", "nowhere.ckpt"], 2, "--ckpt_path nowhere.ckpt does not exist"),
         (["test", "--ckpt_path", "{pictures}/train/bird/000.png"], 2, "is not a checkpoint of lit_cifar"),
     ],
