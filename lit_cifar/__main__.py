@@ -22,8 +22,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
-        where = error.filename or os.getcwd()  # noqa: PTH109
-        _stop(f"{where} can't be written: {os.strerror(error.errno)}; free some space or name another folder", 1)
+        where = (
+            error.filename2 or error.filename or "the run folder"
+        )  # of a copy that failed, where it should have gone
+        _stop(
+            f"{where} can't be written: {os.strerror(error.errno)};"
+            " mend that, or name another folder with --trainer.default_root_dir",
+            1,
+        )
 
 
 def _stop(sentence: str, code: int) -> None:

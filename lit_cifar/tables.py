@@ -63,7 +63,8 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
 def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[str, float], data: str) -> None:
     """Prints the accuracy on all images, and a table of the classes."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
-    table = Table(title=f"Accuracy per class on {data}", title_justify="left", box=None, title_style="bold")
+    _console().print(f"Accuracy per class on {data}:")
+    table = Table(box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)

@@ -2,7 +2,8 @@
 
 `train/<class>/*` and `test/<class>/*` with PNG or JPEG files become uint8 arrays in `lit_cifar_cache.npz`, which opens
 in under a second and carries a CRC-32 of every array (zip's own). It is rebuilt when a CRC, or a picture's name, size
-or time of change differs. Pillow decodes 5,000 small files a second, in threads, since it frees Python's lock meanwhile.
+or time of change differs. Pillow decodes 5,000 small files a second, in threads, since it frees Python's
+lock meanwhile.
 """
 
 import hashlib
@@ -159,7 +160,7 @@ def _read(cache: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """The arrays of an up-to-date, undamaged cache, else None."""
     try:
         with np.load(cache, allow_pickle=False) as file:
-            # numpy reads as far as an array's header says, so that a damaged header escapes the CRC: 50 ms for all bytes
+            # numpy reads as far as an array's header says, so a damaged header escapes the CRC: 50 ms for all bytes
             if str(file["fingerprint"]) == fingerprint and file.zip.testzip() is None:
                 return {name: file[name] for name in ARRAYS}
     except Exception:  # absent, cut short, damaged or not ours: zipfile and numpy have a dozen errors for it
