@@ -92,7 +92,11 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         assert self.path is not None
         part = self.path.with_suffix(".part")
-        trainer.save_checkpoint(part)
+        try:
+            trainer.save_checkpoint(part)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         if trainer.is_global_zero:
             with part.open("rb") as file:
                 os.fsync(file.fileno())
