@@ -43,9 +43,13 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
+    """A folder of pictures; `paint_pictures` tells which."""
+    return paint_pictures(tmp_path / "pictures")
+
+
+def paint_pictures(root: Path) -> Path:
     """`train/<class>/*.png` and `test/<class>/*.png`: three classes of 20 and 8 noisy images, told by their colour."""
     generator = np.random.default_rng(0)
-    root = tmp_path / "pictures"
     for split, count in (("train", 20), ("test", 8)):
         for label, name in enumerate(CLASSES):
             (root / split / name).mkdir(parents=True)

@@ -1,0 +1,141 @@
+"""Checkpoints that don't fit, are damaged, or come from strangers: one sentence, and nothing overwritten."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Cli, paint_pictures
+from running import run
+
+FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    paint_pictures(root / "pictures")
+    run("fit", "--data.root", root / "pictures", "--trainer.default_root_dir", root, *FIT, "--trainer.max_epochs=1")
+    return root
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path) -> Path:
+    """last.ckpt of one epoch on the small pictures."""
+    shutil.copytree(trained_once / "lightning_logs", tmp_path / "lightning_logs")
+    return tmp_path / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "last.ckpt"
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {str(path): hashlib.md5(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_last_goes_on_in_the_same_run_folder(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    result = cli("fit", *root, *FIT, "--trainer.max_epochs=3", "--ckpt_path=last")
+    assert result.code == 0, result.err
+    assert "Finished training: 3 epochs, 42 steps" in result.out
+    assert [path.name for path in trained.parents[2].iterdir()] == ["version_0"]
+    assert result.err == ""
+
+
+def test_resume_auto_begins_where_there_is_nothing_to_go_on_from(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    assert "2 epochs, 28 steps" in cli("fit", *root, *FIT, "--resume=auto").out
+    assert "3 epochs, 42 steps" in cli("fit", *root, *FIT, "--resume=auto", "--trainer.max_epochs=3").out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--data.batch_size=5"], "its --data.batch_size is 4, not 5"),
+        (["--seed_everything=7"], "its --seed_everything is 0, not 7"),
+        (["--data.val_size=9"], "its --data.val_size is 6, not 9"),
+        (["--data.mean=[0.1,0.1,0.1]"], "its --data.mean is [0.5, 0.5, 0.5], not [0.1, 0.1, 0.1]"),
+        (["--recipe=other"], "its recipe is tutorial, not other"),
+        (["--model.net.init_args.num_classes=4"], "its network is"),
+        (["--data.dataset=drawn", "--model.net.init_args.num_classes=10"], "is of another training"),
+    ],
+)
+def test_a_checkpoint_of_another_training_is_refused(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    before = digest(trained.parents[2])
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    result = cli("fit", *root, *FIT, "--ckpt_path", trained, *words)
+    assert result.code == 2
+    assert sentence in result.err
+    assert result.err.count("\n") == 1
+    assert digest(trained.parents[2]) == before
+
+
+def test_images_that_changed_since_the_checkpoint_are_noticed(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = pictures / "train" / "bird"
+    shutil.copy(folder / "000.png", folder / "001.png")
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    result = cli("fit", *root, *FIT, "--ckpt_path=last", "--trainer.max_epochs=2")
+    assert result.code == 2
+    assert f"The images in {pictures} have changed since {trained} was written" in result.err
+
+
+def test_a_truncated_checkpoint_is_refused_and_last_takes_the_one_before(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    assert cli("fit", *root, *FIT, "--trainer.max_epochs=1").code == 0
+    newer = trained.parents[2] / "version_1" / "checkpoints" / "last.ckpt"
+    newer.write_bytes(newer.read_bytes()[: newer.stat().st_size // 2])
+    newer.with_suffix(".part").write_bytes(b"half")
+    refused = cli("fit", *root, *FIT, "--ckpt_path", newer)
+    assert refused.code == 2
+    assert f"--ckpt_path {newer} is not a checkpoint of lit_cifar, or only a part of one" in refused.err
+    went_on = cli("fit", *root, *FIT, "--ckpt_path=last", "--trainer.max_epochs=2")
+    assert "2 epochs, 28 steps" in went_on.out
+    assert f"{trained.parents[1].name}/" in went_on.out
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.command = f"touch {path}"
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (self.command,)
+
+
+@pytest.mark.parametrize("command", ["fit", "test", "validate", "predict"])
+@pytest.mark.parametrize("place", ["state_dict", "callbacks", "lit_cifar", "optimizer_states", "new key"])
+def test_a_checkpoint_that_would_run_code_is_refused(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path, command: str, place: str
+) -> None:
+    proof = tmp_path / "executed"
+    checkpoint = torch.load(trained, weights_only=True)
+    if isinstance(checkpoint.get(place), dict):
+        checkpoint[place]["payload"] = Payload(proof)
+    else:
+        checkpoint[place] = [Payload(proof)]
+    evil = tmp_path / "evil.ckpt"
+    torch.save(checkpoint, evil)
+    result = cli(command, "--ckpt_path", evil, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    assert result.code == 2
+    assert "holds more than tensors, numbers and strings, and is not opened" in result.err
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "torch.hub.load", "lit_cifar.nets.tutorial.Gone"])
+def test_a_checkpoint_may_not_name_any_class_for_its_net(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path, path: str
+) -> None:
+    checkpoint = torch.load(trained, weights_only=True)
+    checkpoint["lit_cifar"]["net"] = {"class_path": path, "init_args": {}}
+    evil = tmp_path / "evil.ckpt"
+    torch.save(checkpoint, evil)
+    result = cli("test", "--ckpt_path", evil, f"--data.root={pictures}")
+    assert result.code == 2
+    assert path in result.err
+    assert result.err.count("\n") == 1
