@@ -16,10 +16,11 @@ from typing import Any, Literal
 
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from lit_cifar.best import BestCheckpoint
 from lit_cifar.checkpoint import KEY, check_net, check_resumable, newest_checkpoint, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -42,7 +43,7 @@ UNACTIONABLE = (
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r"It is recommended to use `self.log\('(val|test)",  # torchmetrics has already summed over the devices
-    r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
+    r"`BestCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
@@ -105,7 +106,7 @@ class LitCLI(LightningCLI):
         self._argv = argv
         stem = Path(peeked.config[-1]).stem if peeked.config else "tutorial"
         self._recipe = peeked.recipe or settings.get("recipe") or stem
-        self._best: ModelCheckpoint | None = None
+        self._best: BestCheckpoint | None = None
         self._card: dict[str, Any] = {}
         root = peeked.default_root_dir or (settings.get("trainer") or {}).get("default_root_dir") or "."
         self._checkpoint = self._find_checkpoint(command, peeked, settings.get("ckpt_path"), Path(root))
@@ -234,12 +235,10 @@ class LitCLI(LightningCLI):
             callbacks.append(LitProgressBar())
         callbacks.append(RunReport())
         if self.subcommand == "fit" and config.trainer.enable_checkpointing is not False:
-            callbacks.append(LastCheckpoint(config.checkpoint_seconds))
             if self.datamodule.val_size:
-                self._best = ModelCheckpoint(
-                    monitor="val/accuracy", mode="max", filename="best", enable_version_counter=False
-                )
+                self._best = BestCheckpoint()
                 callbacks.append(self._best)
+            callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, of which it tells
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _same_run(self) -> dict[str, Any]:

@@ -41,6 +41,31 @@ def test_last_goes_on_in_the_same_run_folder(cli: Cli, trained: Path, pictures: 
     assert result.err == ""
 
 
+def test_a_run_folder_that_was_moved_keeps_its_best_and_its_scores(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "lightning_logs", moved / "lightning_logs")
+    last = moved / trained.relative_to(tmp_path)
+    before = best_state(last)
+    result = cli("fit", f"--data.root={pictures}", f"--trainer.default_root_dir={moved}", *FIT, f"--ckpt_path={last}")
+    assert result.code == 0
+    assert result.err == ""
+    assert best_state(last) == before | {
+        "dirpath": str(last.parent),
+        "best_model_path": str(last.with_name("best.ckpt")),
+    }
+
+
+def best_state(last: Path) -> dict[str, object]:
+    """What the checkpoint remembers of the best epoch, and of the newest."""
+    (state,) = (
+        state for key, state in torch.load(last, weights_only=True)["callbacks"].items() if key.startswith("Best")
+    )
+    keys = ("best_model_score", "current_score", "dirpath", "best_model_path")
+    return {key: state[key] for key in keys}
+
+
 def test_resume_auto_begins_where_there_is_nothing_to_go_on_from(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
     assert "2 epochs, 28 steps" in cli("fit", *root, *FIT, "--resume=auto").out

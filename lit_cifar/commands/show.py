@@ -30,7 +30,7 @@ def main(argv: list[str]) -> None:
     config = parser.parse_args(argv)
     if not 1 <= config.count <= 64:
         raise UsageError(f"--count {config.count} must be between 1 and 64")
-    data: CIFAR10DataModule = parser.instantiate_classes(config).data
+    data: CIFAR10DataModule = parser.instantiate(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
     if config.augmented:

@@ -5,23 +5,25 @@ those three, not from a generator whose state depends on what came before. So it
 which batch or after how many interruptions an image is augmented. No Python work per image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-FLIP, CROP_Y, CROP_X, CUT_Y, CUT_X, TRANSFORM = range(6)  # one stream of numbers for each use
+from lit_cifar.errors import UsageError
 
 
-def draw(seed: int, epoch: int, indices: Tensor, stream: int, below: int) -> Tensor:
-    """One uniform number in `[0, below)` for each image: int64 `[N]`, the same on every device.
+def draw(seed: int, epoch: int, indices: Tensor, below: Sequence[int]) -> list[Tensor]:
+    """For each i, a uniform number in `[0, below[i])` for each image: int64 `[N]`, the same on every device.
 
-    A hash of (seed, epoch, stream, index) by two rounds of SplitMix64's finalizer (Steele, Lea, Flood, "Fast
-    splittable pseudorandom number generators", 2014). `below` up to 2^20 keeps the bias under 2^-20.
+    A hash of (seed, epoch, i, index) by two rounds of SplitMix64's finalizer (Steele, Lea, Flood, "Fast splittable
+    pseudorandom number generators", 2014). `below` up to 2^20 keeps the bias under 2^-20.
     """
-    key = _mix(_mix(torch.tensor(seed) * 0x9E3779B1 + epoch) * 8 + stream)
-    return (_mix(_mix(indices + key.to(indices.device))) >> 20 & 0xFFFFFFFFFF) % below
+    streams = torch.arange(len(below), device=indices.device)  # there, and not copied to: a GPU need not be waited for
+    keys = _mix(_mix(torch.tensor(seed) * 0x9E3779B1 + epoch) * 8 + streams)
+    numbers = _mix(_mix(indices + keys[:, None])) >> 20 & 0xFFFFFFFFFF
+    return [row % limit for row, limit in zip(numbers, below, strict=True)]
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -46,52 +48,55 @@ class Augmentation:
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Augments uint8 `[N, 3, H, W]` images; `indices` are their int64 `[N]` places in the data set."""
-        if not len(images):
+        if self == Augmentation() or not len(images):
             return images
+        windows, (height, width) = 2 * self.crop + 1, images.shape[2:]
+        mirrored, down, right, centre_y, centre_x, seeds = draw(
+            seed, epoch, indices, (2, windows, windows, height, width, 1 << 40)
+        )
         if self.transform is not None:
-            images = self._transformed(images, indices, seed, epoch)
-        if self.flip:
-            mirrored = draw(seed, epoch, indices, FLIP, 2).bool()
-            images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-        if self.crop:
-            images = self._cropped(images, indices, seed, epoch)
+            images = self._transformed(images, seeds)
+        if self.flip or self.crop:
+            images = self._moved(images, mirrored, down, right)
         if self.cutout:
-            images = self._cut(images, indices, seed, epoch)
+            images = self._cut(images, centre_y, centre_x)
         return images
 
-    def _transformed(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    def _transformed(self, images: Tensor, seeds: Tensor) -> Tensor:
         assert self.transform is not None
-        seeds = draw(seed, epoch, indices, TRANSFORM, 1 << 40).tolist()
         out = []
         with torch.random.fork_rng(devices=[]):
-            for image, image_seed in zip(images.cpu(), seeds, strict=True):
-                torch.manual_seed(image_seed)
+            for image, image_seed in zip(images.cpu(), seeds.tolist(), strict=True):
+                torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would seed the GPU's as well
                 out.append(self.transform(image))
+                if out[-1].dtype != torch.uint8 or out[-1].shape != image.shape:
+                    raise UsageError(
+                        f"--data.transform must return uint8 {list(image.shape)},"
+                        f" but returned {str(out[-1].dtype).removeprefix('torch.')} {list(out[-1].shape)}"
+                    )
         return torch.stack(out).to(images.device)
 
-    def _cropped(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
-        """Cuts windows out of the padded images. One gather over a strided view: no copy of the 81 windows."""
-        n, _, height, width = images.shape
-        pad, places = self.crop, 2 * self.crop + 1
-        rows, columns = _reflected(height, pad, images.device), _reflected(width, pad, images.device)
-        padded = images[:, :, rows][:, :, :, columns]
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1).permute(0, 2, 3, 1, 4, 5)
-        y, x = (draw(seed, epoch, indices, stream, places) for stream in (CROP_Y, CROP_X))
-        return windows[torch.arange(n, device=images.device), y, x]
+    def _moved(self, images: Tensor, mirrored: Tensor, down: Tensor, right: Tensor) -> Tensor:
+        """Flips and crops by one gather: for each pixel, the place of the one that comes there; nothing is padded."""
+        height, width = images.shape[2:]
+        y = _reflected(torch.arange(height, device=images.device) + down[:, None] - self.crop, height)
+        x = _reflected(torch.arange(width, device=images.device) + right[:, None] - self.crop, width)
+        if self.flip:
+            x = torch.where(mirrored[:, None] == 1, width - 1 - x, x)
+        pixels = ((y * width)[:, :, None] + x[:, None, :]).flatten(1)
+        return images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
 
-    def _cut(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
+    def _cut(self, images: Tensor, centre_y: Tensor, centre_x: Tensor) -> Tensor:
         """The square's centre is uniform over the image, so that it may stick out, as in the paper."""
         height, width = images.shape[2:]
-        centre_y, centre_x = draw(seed, epoch, indices, CUT_Y, height), draw(seed, epoch, indices, CUT_X, width)
-        top, left = centre_y - self.cutout // 2, centre_x - self.cutout // 2
-        y, x = torch.arange(height, device=images.device), torch.arange(width, device=images.device)
-        in_rows = (y >= top[:, None]) & (y < top[:, None] + self.cutout)
-        in_columns = (x >= left[:, None]) & (x < left[:, None] + self.cutout)
-        square = (in_rows[:, :, None] & in_columns[:, None, :]).unsqueeze(1)
-        return images.masked_fill(square, 128)
+        y = torch.arange(height, device=images.device) - centre_y[:, None] + self.cutout // 2
+        x = torch.arange(width, device=images.device) - centre_x[:, None] + self.cutout // 2
+        rows, columns = (((i >= 0) & (i < self.cutout)).byte() * 255 for i in (y, x))
+        square = rows[:, None, :, None] & columns[:, None, None, :]
+        return images & ~square | square & 128  # a third of the time of masked_fill, which goes byte by byte
 
 
-def _reflected(size: int, pad: int, device: torch.device) -> Tensor:
-    """Indices of a row padded by reflection: pad 2 of 4 pixels gives 2 1 | 0 1 2 3 | 2 1."""
-    i = torch.arange(-pad, size + pad, device=device).abs()
-    return torch.where(i < size, i, 2 * (size - 1) - i)
+def _reflected(i: Tensor, size: int) -> Tensor:
+    """Places in a row padded by reflection: -2 to 5 in a row of 4 pixels are 2 1 | 0 1 2 3 | 2 1."""
+    i = i.abs()
+    return torch.minimum(i, 2 * (size - 1) - i)

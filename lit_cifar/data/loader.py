@@ -3,7 +3,7 @@
 Batches are made by tensor operations from images that lie on the device as bytes. The order of an epoch is a function
 of (seed, epoch) alone, and `batch_size` is the whole batch, of which each of several processes takes its share, so the
 same images meet in the same step however many processes there are. Small batches are cut from chunks of 512 images:
-gathering, augmenting and normalising once a chunk costs 0.02 ms a batch of 4, a fifteenth of doing it batch by batch.
+to flip, crop and cut a batch of 4 costs 0.03 ms so, a tenth of what it costs batch by batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -86,7 +86,8 @@ class BatchLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Makes the next iteration go on where `state_dict` was taken."""
-        self.epoch, self._first_batch = state["epoch"], state["next_batch"] % len(self)
+        self.epoch = state["epoch"]
+        self._first_batch = self._next_batch = state["next_batch"] % len(self)
 
     def order(self) -> Tensor:
         """int64 `[n]` on the CPU: the images of this epoch, in their order, over all processes together."""
@@ -97,11 +98,12 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         first, self._first_batch = self._first_batch, 0
-        order = self.order().to(self._device)
-        per_chunk = max(1, CHUNK // self.batch_size)
+        order, size = self.order().to(self._device), self.batch_size
+        per_chunk = max(1, CHUNK // size)
         for start in range(first, len(self), per_chunk):
-            shares = [self._share(order, batch) for batch in range(start, min(start + per_chunk, len(self)))]
-            sizes = [len(share) for share in shares]
+            batches = order[start * size : (start + per_chunk) * size].split(size)
+            shares = [batch[share(len(batch), self.rank, self.world_size)] for batch in batches]
+            sizes = [len(indices) for indices in shares]
             images, labels = self.take(torch.cat(shares))
             for i, batch in enumerate(zip(images.split(sizes), labels.split(sizes), strict=True)):
                 self._next_batch = start + i + 1
@@ -109,10 +111,7 @@ class BatchLoader:
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images at these places of the data set as a batch, augmented as in this epoch and normalised."""
-        images = self.augmentation(self._images[indices], indices, self.seed, self.epoch)
-        return images * self._scale + self._shift, self._labels[indices]
-
-    def _share(self, order: Tensor, batch: int) -> Tensor:
-        """This rank's images of a batch."""
-        start, count = batch * self.batch_size, self.images_in_batch(batch)
-        return order[start : start + count][share(count, self.rank, self.world_size)]
+        indices = indices.to(self._device)
+        images = self._images.index_select(0, indices)  # ten times as fast as [indices]
+        images = self.augmentation(images, indices, self.seed, self.epoch)
+        return images.float().mul_(self._scale).add_(self._shift), self._labels[indices]

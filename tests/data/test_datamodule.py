@@ -1,0 +1,157 @@
+"""CIFAR10DataModule: a stratified split, fixed by the seed, and one clear sentence for every wrong value."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_cifar.data import datamodule
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.images import ImageSet
+from lit_cifar.data.loader import BatchLoader
+from lit_cifar.data.sources import Images
+from lit_cifar.errors import UsageError
+
+COUNTS = (70, 30, 1, 19, 0, 5)
+CLASSES = ("a", "b", "c", "d", "e", "f")
+
+
+def uneven(count: int, generator: torch.Generator) -> ImageSet:
+    """Images of classes that differ in size, the first `count` classes of them, in no order."""
+    labels = torch.repeat_interleave(torch.arange(len(COUNTS)), torch.tensor(COUNTS))
+    labels = labels[torch.randperm(len(labels), generator=generator)][:count]
+    images = torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return ImageSet(images, labels, CLASSES)
+
+
+@pytest.fixture
+def module(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`module(val_size=..., ...)`: a data module of 125 images of six uneven classes."""
+    generator = torch.Generator().manual_seed(0)
+    images = Images("drawn", uneven(125, generator), uneven(40, generator))
+    monkeypatch.setattr(datamodule, "open_images", lambda *_: images)
+    return CIFAR10DataModule
+
+
+def labels_of(module: CIFAR10DataModule, indices: Tensor) -> Tensor:
+    return module.images.train.labels[indices].bincount(minlength=len(CLASSES))
+
+
+@pytest.mark.parametrize("val_size", [0, 1, 2, 7, 25, 60, 100, 124])
+@pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
+def test_the_split_is_stratified_disjoint_complete_and_of_the_exact_size(module: Any, val_size: int, seed: int) -> None:
+    data = module(val_size=val_size, seed=seed)
+    train, validation = data.split()
+    assert len(validation) == val_size
+    assert sorted(train.tolist() + validation.tolist()) == list(range(125))
+    for indices in (train, validation):
+        assert indices.dtype == torch.int64
+        assert indices.tolist() == sorted(indices.tolist())
+    held_out = labels_of(data, validation)
+    exact = torch.tensor(COUNTS) * val_size / 125
+    assert ((held_out - exact).abs() < 1).all()
+
+
+def test_the_split_is_fixed_by_the_seed(module: Any) -> None:
+    def held_out(seed: int) -> list[int]:
+        torch.rand(3)  # the global generator has no say
+        return module(val_size=25, seed=seed).split()[1].tolist()
+
+    assert held_out(7) == held_out(7)
+    assert held_out(7) != held_out(8)
+
+
+def test_even_classes_are_held_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    even = ImageSet(torch.zeros(100, 3, 32, 32, dtype=torch.uint8), torch.arange(100) % 10, tuple("abcdefghij"))
+    monkeypatch.setattr(datamodule, "open_images", lambda *_: Images("drawn", even, even))
+    data = CIFAR10DataModule(val_size=30)
+    _, validation = data.split()
+    assert even.labels[validation].bincount(minlength=10).tolist() == [3] * 10
+
+
+def test_training_and_validation_batches_are_those_of_the_split(module: Any) -> None:
+    data = module(val_size=25, batch_size=8, flip=True, crop=4, cutout=8)
+    train, validation = data.split()
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()
+    assert sorted(loaders[0].order().tolist()) == train.tolist()
+    assert loaders[0].order().tolist() != train.tolist()
+    assert loaders[1].order().tolist() == validation.tolist()
+    for loader in loaders[2:]:
+        assert loader.order().tolist() == list(range(40))
+    assert [len(loader) for loader in loaders] == [13, 1, 1, 1]
+    test, labels = next(iter(loaders[2]))
+    assert torch.equal(((test + 1) * 127.5).round().byte(), data.images.test.images), "not augmented"
+    assert torch.equal(labels, data.images.test.labels)
+
+
+def test_without_held_out_images_all_are_trained_on_and_there_is_no_validation(module: Any) -> None:
+    data = module(val_size=0)
+    assert data.val_dataloader() == []
+    assert sorted(data.train_dataloader().order().tolist()) == list(range(125))
+
+
+@pytest.mark.parametrize("val_size", [125, 5000])
+def test_holding_out_all_images_is_refused(module: Any, val_size: int) -> None:
+    with pytest.raises(UsageError, match=f"--data.val_size {val_size} leaves nothing to train on.*125 training images"):
+        module(val_size=val_size).prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("batch_size", 0),
+        ("batch_size", -4),
+        ("eval_batch_size", 0),
+        ("val_size", -1),
+        ("crop", -1),
+        ("crop", 32),
+        ("cutout", -1),
+        ("cutout", 65),
+        ("mean", [0.5]),
+        ("mean", [0.1, 0.2, 0.3, 0.4]),
+        ("std", [0.5, 0.5]),
+        ("std", [0.5, 0, 0.5]),
+        ("std", [-1.0, 1.0, 1.0]),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_flag_and_itself(flag: str, value: object) -> None:
+    options: dict[str, Any] = {flag: value}
+    with pytest.raises(UsageError) as refusal:
+        CIFAR10DataModule(**options)
+    assert str(refusal.value).startswith(f"--data.{flag} {value} must ")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"batch_size": 1, "eval_batch_size": 1}, {"crop": 31, "cutout": 64}, {"crop": 0, "cutout": 0}, {"val_size": 0}],
+)
+def test_the_values_at_the_limits_work(module: Any, options: dict[str, Any]) -> None:
+    images, _ = next(iter(module(**{"val_size": 5} | options).train_dataloader()))
+    assert images.isfinite().all()
+
+
+def test_the_checksum_is_that_of_the_data_and_of_nothing_else(module: Any) -> None:
+    data, other = module(val_size=5, seed=1), module(val_size=6, seed=2, batch_size=7)
+    assert data.checksum == other.checksum
+    for split in ("train", "test"):
+        images, labels, classes = getattr(data.images, split)
+        for at, changed in enumerate((images.clone(), labels.clone())):
+            changed.view(-1)[-1] ^= 1
+            fields = [images, labels, classes]
+            fields[at] = changed
+            another = module(val_size=5)
+            another._images = data.images._replace(**{split: ImageSet(*fields)})
+            assert another.checksum != data.checksum
+
+
+def test_it_is_usable_from_python_without_a_trainer_in_five_lines(pictures: Path) -> None:
+    data = CIFAR10DataModule(str(pictures), batch_size=16, val_size=6, flip=True, crop=4)
+    train = data.train_dataloader()
+    for images, labels in train:
+        assert images.shape[1:] == (3, 32, 32)
+        assert labels.max() < len(data.classes) == 3
+    assert isinstance(train, BatchLoader)
+    assert sum(len(labels) for _, labels in train) == 54
