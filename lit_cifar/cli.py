@@ -27,7 +27,7 @@ from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 from lit_cifar.last import LastCheckpoint
 from lit_cifar.parser import Parser, read_recipe
-from lit_cifar.processes import naming_lost_ranks
+from lit_cifar.processes import leave_process_group_at_exit, naming_lost_ranks
 from lit_cifar.progress import LitProgressBar
 from lit_cifar.report import RunReport
 
@@ -43,7 +43,7 @@ UNACTIONABLE = (
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r"It is recommended to use `self.log\('(val|test)",  # torchmetrics has already summed over the devices
-    r"`BestCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
+    r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
@@ -60,6 +60,7 @@ def run(argv: list[str]) -> None:
         import_module(f"lit_cifar.commands.{argv[0]}").main(argv[1:])
         return
     silence_lightning()
+    leave_process_group_at_exit()
     LitCLI(argv)
 
 
@@ -263,19 +264,23 @@ class LitCLI(LightningCLI):
             return
         if self._best is not None and self._best.best_model_path:
             self.model.load_state_dict(read_checkpoint(self._best.best_model_path)["state_dict"])
-        self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+        with naming_lost_ranks(self.trainer):
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 
     def validate(self, **kwargs: Any) -> None:
         """Measures on the images held out of training."""
-        self.trainer.validate(**kwargs | self._from_checkpoint(), verbose=False)
+        with naming_lost_ranks(self.trainer):
+            self.trainer.validate(**kwargs | self._from_checkpoint(), verbose=False)
 
     def test(self, **kwargs: Any) -> None:
         """Measures on the test images."""
-        self.trainer.test(**kwargs | self._from_checkpoint(), verbose=False)
+        with naming_lost_ranks(self.trainer):
+            self.trainer.test(**kwargs | self._from_checkpoint(), verbose=False)
 
     def predict(self, **kwargs: Any) -> None:
         """Predicts the test images."""
-        self.trainer.predict(**kwargs | self._from_checkpoint())
+        with naming_lost_ranks(self.trainer):
+            self.trainer.predict(**kwargs | self._from_checkpoint())
 
 
 def _description() -> str:

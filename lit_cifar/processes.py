@@ -1,5 +1,6 @@
-"""When one of several processes dies, the others say which, and end."""
+"""Several processes: when one dies, the others say which, and end; and all leave in good order."""
 
+import atexit
 import os
 import time
 from collections.abc import Iterator
@@ -33,6 +34,16 @@ def naming_lost_ranks(trainer: Trainer) -> Iterator[None]:
                     " --ckpt_path last"
                 ) from error
         raise
+
+
+def leave_process_group_at_exit() -> None:
+    """Gloo's threads, where they still run at the end, sometimes abort the process; Lightning ends NCCL's alone."""
+    atexit.register(_leave_process_group)
+
+
+def _leave_process_group() -> None:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _lost_rank(trainer: Trainer, parent: int) -> int | None:
