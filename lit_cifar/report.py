@@ -203,11 +203,12 @@ def _axes(module: LitClassifier, name: str) -> tuple[list[int], list[float]]:
 
 
 def _to_tensorboard(trainer: Trainer, report: dict[str, Any], drawn: dict[str, "Figure"]) -> None:
+    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             for name, figure in drawn.items():
-                logger.experiment.add_figure(name, figure, report["steps"])
+                logger.experiment.add_figure(name, figure, step)
             plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
             results = {name: plain.pop(name) for name in ("test_loss", "test_accuracy")}
-            logger.log_hyperparams(plain, {f"hp/{name}": value for name, value in results.items()})
+            logger.log_hyperparams(plain, {f"hp/{name}": value for name, value in results.items()}, step)
             logger.save()

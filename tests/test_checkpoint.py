@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import Cli, paint_pictures
 from running import run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
@@ -39,6 +40,20 @@ def test_last_goes_on_in_the_same_run_folder(cli: Cli, trained: Path, pictures: 
     assert "Finished training: 3 epochs, 42 steps" in result.out
     assert [path.name for path in trained.parents[2].iterdir()] == ["version_0"]
     assert result.err == ""
+
+
+def test_a_finished_run_that_is_resumed_shows_its_test_once(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    folder = trained.parents[1]
+    before = EventAccumulator(str(folder)).Reload()
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    assert cli("fit", *root, *FIT, "--trainer.max_epochs=1", "--ckpt_path=last").code == 0
+    after = EventAccumulator(str(folder)).Reload()
+    for tag in before.Tags()["scalars"]:
+        points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]
+        assert points[0] == points[1], tag
+    assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 4
 
 
 def test_a_run_folder_that_was_moved_keeps_its_best_and_its_scores(
