@@ -11,7 +11,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from lit_cifar.errors import UsageError
 
-COMMANDS = "fit, validate, test, predict, show"
+COMMANDS = "fit, validate, test, predict, show, bench"
 
 
 class Parser(LightningArgumentParser):

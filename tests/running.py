@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-DRAWN = ("fit", "--data.dataset=drawn", "--data.batch_size=16", "--data.val_size=1000")
+DRAWN = ("fit", "--data.dataset=drawn", "--data.batch_size=8", "--data.val_size=1000")
 RUN = Path("lightning_logs", "tutorial-drawn", "version_0")
 
 

@@ -42,13 +42,11 @@ def test_last_goes_on_in_the_same_run_folder(cli: Cli, trained: Path, pictures: 
     assert result.err == ""
 
 
-def test_a_finished_run_that_is_resumed_shows_its_test_once(
-    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
-) -> None:
+def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictures: Path, tmp_path: Path) -> None:
     folder = trained.parents[1]
     before = EventAccumulator(str(folder)).Reload()
     root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
-    assert cli("fit", *root, *FIT, "--trainer.max_epochs=1", "--ckpt_path=last").code == 0
+    run("fit", *root, *FIT, "--trainer.max_epochs=1", "--ckpt_path=last")
     after = EventAccumulator(str(folder)).Reload()
     for tag in before.Tags()["scalars"]:
         points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]

@@ -1,39 +1,68 @@
-"""The tutorial's own loop, as its reader would write it: ImageFolder, DataLoader with 2 workers, loss.item() each step.
+"""The tutorial's own loop, as its reader would write it: torchvision's transforms, a DataLoader with 2 workers,
+loss.item() each step. For any recipe of ours, so that `bench --against plain` compares like with like.
 
-    python tests/benchmarks/plain_pytorch.py ROOT [SEED]
+    python tests/benchmarks/plain_pytorch.py RECIPE ROOT EPOCHS SEED
 
-ROOT holds train/<class>/* and test/<class>/*. Prints the seconds of the loop alone and the accuracy.
+Images lie in memory, as in torchvision.datasets.CIFAR10. Prints JSON: milliseconds a step of the loop alone, accuracy.
 """
 
+import json
+import random
 import sys
 import time
+from pathlib import Path
 
 import torch
-import torchvision
-from torch import nn, optim
-from torch.utils.data import DataLoader, Subset
+import yaml
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from lit_cifar.nets.tutorial import Net
+from lit_cifar.commands.bench import made
+from lit_cifar.data.images import ImageSet
+from lit_cifar.data.sources import open_images
 
-EPOCHS, BATCH_SIZE, HELD_OUT = 2, 4, 5000
+
+class InMemory(Dataset[tuple[Tensor, int]]):
+    """What torchvision.datasets.CIFAR10 is, for images from anywhere."""
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose) -> None:
+        self.data, self.targets = images.images.permute(0, 2, 3, 1).numpy().copy(), images.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.data[i])), self.targets[i]
 
 
-def main(root: str, seed: int) -> None:
+def main(recipe_path: str, root: str, epochs: int, seed: int) -> None:
     """Trains and tests, as the tutorial does."""
+    recipe = yaml.safe_load(Path(recipe_path).read_text())
+    data, model = recipe["data"], recipe["model"]
     torch.manual_seed(seed)
-    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
-    trainset = torchvision.datasets.ImageFolder(f"{root}/train", transform)
-    kept = torch.randperm(len(trainset))[HELD_OUT:].tolist()
-    trainloader = DataLoader(Subset(trainset, kept), batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
-    testset = torchvision.datasets.ImageFolder(f"{root}/test", transform)
-    testloader = DataLoader(testset, batch_size=BATCH_SIZE, shuffle=False, num_workers=2)
+    random.seed(seed)
+    normalise = [transforms.ToTensor(), transforms.Normalize(data["mean"], data["std"])]
+    augment: list[object] = []
+    if data.get("flip"):
+        augment.append(transforms.RandomHorizontalFlip())
+    if crop := data.get("crop"):
+        augment.append(transforms.RandomCrop(32, padding=crop, padding_mode="reflect"))
+    images = open_images(Path(root), data["dataset"])
+    trainset = InMemory(images.train, transforms.Compose(augment + normalise))
+    kept = torch.randperm(len(trainset))[data["val_size"] :].tolist()
+    trainloader = DataLoader(Subset(trainset, kept), batch_size=data["batch_size"], shuffle=True, num_workers=2)
+    testset = InMemory(images.test, transforms.Compose(normalise))
+    testloader = DataLoader(testset, batch_size=data["batch_size"], shuffle=False, num_workers=2)
 
-    net = Net()
-    criterion = nn.CrossEntropyLoss()
-    optimizer = optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    net = made(model["net"])
+    criterion = torch.nn.CrossEntropyLoss()
+    options = {name: value for name, value in model["optimizer"]["init_args"].items() if name != "fused"}
+    optimizer = made(model["optimizer"] | {"init_args": options}, net.parameters())
     started, steps = time.perf_counter(), 0
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         running_loss = 0.0
         for i, (inputs, labels) in enumerate(trainloader):
             optimizer.zero_grad()
@@ -44,18 +73,18 @@ def main(root: str, seed: int) -> None:
             running_loss += loss.item()
             steps += 1
             if i % 2000 == 1999:
-                print(f"[{epoch + 1}, {i + 1:5d}] loss: {running_loss / 2000:.3f}")
+                print(f"[{epoch + 1}, {i + 1:5d}] loss: {running_loss / 2000:.3f}", file=sys.stderr)
                 running_loss = 0.0
     seconds = time.perf_counter() - started
 
     correct = total = 0
     with torch.no_grad():
-        for images, labels in testloader:
-            predicted = net(images).argmax(1)
+        for inputs, labels in testloader:
+            predicted = net(inputs).argmax(1)
             total += labels.size(0)
             correct += (predicted == labels).sum().item()
-    print(f"{steps} steps in {seconds:.1f} s, {seconds / steps * 1000:.3f} ms a step; accuracy {correct / total:.4f}")
+    print(json.dumps({"value": seconds / steps * 1000, "accuracy": correct / total}))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 0)
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

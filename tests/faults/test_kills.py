@@ -56,7 +56,7 @@ def test_two_kills_change_no_bit(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 2])
 def test_twenty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
-    words = (*RECIPE, "--trainer.max_epochs=12", f"--trainer.devices={devices}")
+    words = (*RECIPE, "--trainer.max_epochs=12", f"--trainer.devices={devices}", f"--data.batch_size={8 * devices}")
     run(*words, "--trainer.default_root_dir", tmp_path / "undisturbed")
     met = train_and_kill(tmp_path / "killed", 20, words, 4 * devices)
     assert met >= 15  # a run that is done before its kill comes is no proof

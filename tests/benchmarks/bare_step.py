@@ -1,0 +1,42 @@
+"""The net, loss, optimizer and batches of a recipe in a loop with nothing else: what a step costs at the least.
+
+    python tests/benchmarks/bare_step.py RECIPE ROOT BATCH_SIZE STEPS
+
+BATCH_SIZE 0 is the recipe's.
+Prints JSON: milliseconds a step.
+"""
+
+import json
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+
+import torch
+import yaml
+from torch.nn import functional as F  # noqa: N812
+
+from lit_cifar.commands.bench import made
+from lit_cifar.data.datamodule import CIFAR10DataModule
+
+
+def main(recipe_path: str, root: str, batch_size: int, steps: int) -> None:
+    """Trains."""
+    recipe = yaml.safe_load(Path(recipe_path).read_text())
+    torch.manual_seed(0)
+    data = CIFAR10DataModule(root, **recipe["data"] | ({"batch_size": batch_size} if batch_size else {}))
+    loader = data.train_dataloader()
+    batches = (batch for _ in iter(int, 1) for batch in loader)  # epoch after epoch
+    net = made(recipe["model"]["net"])
+    optimizer = made(recipe["model"]["optimizer"], net.parameters())
+    started = time.perf_counter()
+    for images, labels in islice(batches, steps):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(images), labels)
+        loss.backward()
+        optimizer.step()
+    print(json.dumps({"value": (time.perf_counter() - started) / steps * 1000}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,182 @@
+"""The lean loop and the recorded step give the numbers of Lightning's own loop, and callbacks see what they saw."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import paint_pictures
+from pytorch_lightning.callbacks import Callback
+from running import differences
+
+from lit_cifar.classifier import LitClassifier
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.loop import lean
+from lit_cifar.nets.tutorial import Net
+
+STEPS, STEPS_AN_EPOCH = 60, 14  # the last of an epoch has two images
+
+Trained = tuple[pl.Trainer, LitClassifier]
+Train = Callable[..., Trained]
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """Trains for 60 steps on small pictures, with the lean loop or with Lightning's."""
+    return partial(train_on, paint_pictures(tmp_path_factory.mktemp("pictures")))
+
+
+def train_on(
+    root: Path, fast: bool, *callbacks: Callback, batch_size: int = 4, net: type[Net] = Net, **options: Any
+) -> Trained:
+    pl.seed_everything(0)
+    module = LitClassifier(
+        net(3),
+        lambda weights: torch.optim.SGD(weights, lr=0.01, momentum=0.9, fused=True),
+        lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
+        "step",
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=STEPS,
+        log_every_n_steps=10,
+        callbacks=list(callbacks),
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    data = CIFAR10DataModule(str(root), batch_size=batch_size, val_size=6, flip=True)
+    (lean(trainer) if fast else trainer).fit(module, datamodule=data)
+    return trainer, module
+
+
+def furthest(a: LitClassifier, b: LitClassifier) -> float:
+    """The largest relative difference of a weight tensor."""
+    pairs = zip(a.net.parameters(), b.net.parameters(), strict=True)
+    return max(float((x - y).detach().norm() / y.detach().norm()) for x, y in pairs)
+
+
+def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> None:
+    fast_trainer, fast = train(True)
+    slow_trainer, slow = train(False)
+    assert fast.fused_step is not None
+    assert slow.fused_step is None
+    assert 0 < furthest(fast, slow) < 1e-5  # the order in which convolutions sum is another
+    assert [step for step, _ in fast.curves["train/loss"]] == [10, 20, 30, 40, 50, 60]
+    for name in ("train/loss", "val/loss"):
+        for (step, loss), (other_step, other) in zip(fast.curves[name], slow.curves[name], strict=True):
+            assert step == other_step
+            assert loss == pytest.approx(other, rel=1e-5)
+    assert fast.trained["images"] == slow.trained["images"] == 4 * 54 + 4 * 4
+    assert differences(fast_trainer.fit_loop.state_dict(), slow_trainer.fit_loop.state_dict()) == []
+    assert fast_trainer.optimizers[0].param_groups[0]["lr"] == slow_trainer.optimizers[0].param_groups[0]["lr"]
+
+
+def test_at_larger_batches_the_lean_loop_changes_no_bit(train: Train) -> None:
+    fast_trainer, fast = train(True, batch_size=32)
+    slow_trainer, slow = train(False, batch_size=32)
+    assert fast.fused_step is None
+    assert furthest(fast, slow) == 0
+    assert fast.curves == slow.curves
+    assert differences(fast_trainer.fit_loop.state_dict(), slow_trainer.fit_loop.state_dict()) == []
+
+
+class Batches(Callback):
+    """Notes what it is shown."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, int]] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        assert len(batch[1]) == (2 if batch_idx == STEPS_AN_EPOCH - 1 else 4)
+        self.seen.append((trainer.global_step, trainer.current_epoch, batch_idx))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pl_module.log("batch_loss", outputs["loss"])
+        self.losses.append(float(outputs["loss"]))
+
+
+def test_a_callback_that_looks_at_batches_sees_each_and_changes_nothing(train: Train) -> None:
+    batches = Batches()
+    trainer, watched = train(True, batches)
+    assert watched.fused_step is not None
+    assert batches.seen == [(step, step // STEPS_AN_EPOCH, step % STEPS_AN_EPOCH) for step in range(STEPS)]
+    assert float(trainer.callback_metrics["batch_loss"]) == batches.losses[-1]
+    assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.curves["train/loss"][0][1])
+    assert furthest(watched, train(True)[1]) == 0
+
+
+class Gradients(Callback):
+    """Notes their norm before each step."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.norms.append(float(pl_module.net.conv1.weight.grad.norm()))
+
+
+def test_a_callback_that_looks_at_gradients_gets_lightnings_own_step(train: Train) -> None:
+    gradients = Gradients()
+    _, watched = train(True, gradients)
+    assert watched.fused_step is None
+    assert len(gradients.norms) == STEPS
+    assert min(gradients.norms) > 0
+    assert furthest(watched, train(False)[1]) == 0
+
+
+class Unsure(Net):
+    """Does not say that it is traceable."""
+
+    traceable = False
+
+
+class WithBuffer(Net):
+    """Has a buffer, which a recording would hide."""
+
+    calls: torch.Tensor
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return super().forward(images)
+
+
+@pytest.mark.parametrize("kind", [Unsure, WithBuffer])
+def test_a_network_that_can_not_be_recorded_gets_lightnings_own_step(train: Train, kind: type[Net]) -> None:
+    fast = train(True, net=kind)[1]
+    assert fast.fused_step is None
+    assert furthest(fast, train(False, net=kind)[1]) == 0
+    assert float(getattr(fast.net, "calls", STEPS)) >= STEPS
+
+
+def test_a_hook_on_a_layer_is_called_in_every_step(train: Train) -> None:
+    calls = []
+
+    class Hooked(Net):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(num_classes)
+            self.fc1.register_forward_hook(lambda *_: calls.append(1))
+
+    fast = train(True, net=Hooked)[1]
+    assert fast.fused_step is None
+    assert len(calls) >= STEPS
+
+
+@pytest.mark.parametrize("option", [{"gradient_clip_val": 0.5}, {"accumulate_grad_batches": 2}, {"profiler": "simple"}])
+def test_options_of_the_trainer_that_change_a_step_are_heeded(train: Train, option: dict[str, Any]) -> None:
+    fast_trainer, fast = train(True, **option)
+    slow_trainer, slow = train(False, **option)
+    assert furthest(fast, slow) < 1e-5
+    assert fast_trainer.global_step == slow_trainer.global_step
+    assert furthest(fast, train(True)[1]) > 1e-4 or "profiler" in option
