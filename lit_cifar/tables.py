@@ -31,6 +31,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
+def plural(count: float, noun: str) -> str:
+    """`1 epoch`, `2 epochs`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def print_start(data: str, net: str, device: str) -> None:
     """Says what trains on what."""
     console = _console()
@@ -52,7 +57,7 @@ def print_drawn_box(images: Images) -> None:
 def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     """Prints a report as the tutorial does, and the accuracy of each class with a bar."""
     if trained:
-        epochs = f"{report['epochs']} epoch{'' if report['epochs'] == 1 else 's'}"
+        epochs = plural(report["epochs"], "epoch")
         _console().print(
             f"Finished training: {epochs}, {report['steps']:,} steps in {duration(report['train_seconds'])}"
         )

@@ -16,7 +16,7 @@ import torch
 import yaml
 from torch.nn import functional as F  # noqa: N812
 
-from lit_cifar.commands.bench import made
+from lit_cifar.comparisons import made
 from lit_cifar.data.datamodule import CIFAR10DataModule
 
 
@@ -24,7 +24,9 @@ def main(recipe_path: str, root: str, batch_size: int, steps: int) -> None:
     """Trains."""
     recipe = yaml.safe_load(Path(recipe_path).read_text())
     torch.manual_seed(0)
-    data = CIFAR10DataModule(root, **recipe["data"] | ({"batch_size": batch_size} if batch_size else {}))
+    data = CIFAR10DataModule(
+        root, **recipe["data"] | {"val_size": 0} | ({"batch_size": batch_size} if batch_size else {})
+    )
     loader = data.train_dataloader()
     batches = (batch for _ in iter(int, 1) for batch in loader)  # epoch after epoch
     net = made(recipe["model"]["net"])

@@ -1,9 +1,10 @@
 """The tutorial's own loop, as its reader would write it: torchvision's transforms, a DataLoader with 2 workers,
 loss.item() each step. For any recipe of ours, so that `bench --against plain` compares like with like.
 
-    python tests/benchmarks/plain_pytorch.py RECIPE ROOT EPOCHS SEED
+    python tests/benchmarks/plain_pytorch.py RECIPE ROOT BATCH_SIZE EPOCHS SEED
 
-Images lie in memory, as in torchvision.datasets.CIFAR10. Prints JSON: milliseconds a step of the loop alone, accuracy.
+Images lie in memory, as in torchvision.datasets.CIFAR10. BATCH_SIZE 0 is the
+recipe's. Prints JSON: milliseconds a step of the loop alone, accuracy.
 """
 
 import json
@@ -19,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from lit_cifar.commands.bench import made
+from lit_cifar.comparisons import made
 from lit_cifar.data.images import ImageSet
 from lit_cifar.data.sources import open_images
 
@@ -38,10 +39,11 @@ class InMemory(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.data[i])), self.targets[i]
 
 
-def main(recipe_path: str, root: str, epochs: int, seed: int) -> None:
+def main(recipe_path: str, root: str, batch_size: int, epochs: int, seed: int) -> None:
     """Trains and tests, as the tutorial does."""
     recipe = yaml.safe_load(Path(recipe_path).read_text())
     data, model = recipe["data"], recipe["model"]
+    batch_size = batch_size or data["batch_size"]
     torch.manual_seed(seed)
     random.seed(seed)
     normalise = [transforms.ToTensor(), transforms.Normalize(data["mean"], data["std"])]
@@ -53,9 +55,9 @@ def main(recipe_path: str, root: str, epochs: int, seed: int) -> None:
     images = open_images(Path(root), data["dataset"])
     trainset = InMemory(images.train, transforms.Compose(augment + normalise))
     kept = torch.randperm(len(trainset))[data["val_size"] :].tolist()
-    trainloader = DataLoader(Subset(trainset, kept), batch_size=data["batch_size"], shuffle=True, num_workers=2)
+    trainloader = DataLoader(Subset(trainset, kept), batch_size=batch_size, shuffle=True, num_workers=2)
     testset = InMemory(images.test, transforms.Compose(normalise))
-    testloader = DataLoader(testset, batch_size=data["batch_size"], shuffle=False, num_workers=2)
+    testloader = DataLoader(testset, batch_size=batch_size, shuffle=False, num_workers=2)
 
     net = made(model["net"])
     criterion = torch.nn.CrossEntropyLoss()
@@ -87,4 +89,4 @@ def main(recipe_path: str, root: str, epochs: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
