@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback, ProgressBar
@@ -28,6 +29,7 @@ from lit_cifar.errors import UsageError
 from lit_cifar.last import LastCheckpoint
 from lit_cifar.loop import lean
 from lit_cifar.parser import Parser, read_recipe
+from lit_cifar.precision import fast_precision
 from lit_cifar.processes import leave_process_group_at_exit, naming_lost_ranks
 from lit_cifar.progress import LitProgressBar
 from lit_cifar.report import RunReport
@@ -43,6 +45,7 @@ DRAWN_INSTEAD = (
 
 UNACTIONABLE = (
     r".*isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning 2.6 with torch 2.14
+    r"Total length of `list` across ranks is zero",  # --data.val_size 0
     r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
@@ -176,6 +179,12 @@ class LitCLI(LightningCLI):
             default=60,
             help="Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit).",
         )
+        parser.add_argument(
+            "--fast_precision",
+            type=bool,
+            default=False,
+            help="Compute in bf16 or half where the hardware is fast at it, whatever --trainer.precision says.",
+        )
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
         if self.subclass_mode_model:
             return
@@ -219,6 +228,8 @@ class LitCLI(LightningCLI):
         config = self.config[self.subcommand]
         if not re.fullmatch(r"[\w.-]+", config.recipe) or config.recipe.startswith("."):
             raise UsageError(f"--recipe {config.recipe} must be a name of letters, digits, - and _, not a path")
+        if config.fast_precision:
+            config.trainer.precision = fast_precision(_device(config.trainer.accelerator))
         config.ckpt_path = None  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model:
             config.data.seed = int(config.seed_everything)
@@ -257,7 +268,10 @@ class LitCLI(LightningCLI):
         """Arguments for a logger that goes on in the run folder of last.ckpt, and drops the steps that were lost."""
         if self.subcommand != "fit" or self._checkpoint is None or self._checkpoint.name != "last.ckpt":
             return {}
-        return {"version": self._checkpoint.parent.parent.name, "purge_step": self._card["trained"]["steps"] + 1}
+        return {
+            "version": self._checkpoint.parent.parent.name,
+            "purge_step": self._card["record"]["trained"]["steps"] + 1,
+        }
 
     def fit(self, **kwargs: Any) -> None:
         """Trains."""
@@ -292,6 +306,15 @@ class LitCLI(LightningCLI):
         """Predicts the test images."""
         with naming_lost_ranks(self.trainer):
             self.trainer.predict(**kwargs | self._from_checkpoint())
+
+
+def _device(accelerator: Any) -> torch.device:
+    """The kind of device that Lightning will choose."""
+    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if accelerator in ("mps", "gpu", "auto") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 def _description() -> str:

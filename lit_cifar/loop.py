@@ -39,7 +39,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
 
     def __init__(self, trainer: Trainer, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
-        self.automatic_optimization = FusedOptimization(trainer)
+        self.automatic_optimization = DirectOptimization(trainer)
         self._lean = False
         self._callbacks: list[Callback] = []
 
@@ -55,7 +55,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
         )
         self._callbacks = [c for c in trainer.callbacks if _overrides(c, BATCH_HOOKS)]
         if ours and not any(_overrides(c, STEP_HOOKS) for c in trainer.callbacks):
-            module.fuse()
+            module.choose_step()
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Trains on one batch."""
@@ -79,20 +79,20 @@ class LeanEpochLoop(_TrainingEpochLoop):
         self.batch_progress.increment_completed()
 
 
-class FusedOptimization(_AutomaticOptimization):
-    """Steps by LitClassifier's FusedStep, where it has one."""
+class DirectOptimization(_AutomaticOptimization):
+    """Steps by LitClassifier's `direct_step`, where it has one."""
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
         """Trains on the batch, and counts like Lightning."""
         module = self.trainer.lightning_module
-        if not isinstance(module, LitClassifier) or module.fused_step is None:
+        if not isinstance(module, LitClassifier) or module.direct_step is None:
             return super().run(optimizer, batch_idx, kwargs)
         progress = self.optim_progress.optimizer
         progress.zero_grad.increment_ready()
         progress.zero_grad.increment_started()
         progress.zero_grad.increment_completed()
         progress.step.increment_ready()
-        loss = module.fused_training_step(kwargs["batch"], batch_idx)
+        loss = module.direct_training_step(kwargs["batch"], batch_idx)
         progress.step.increment_completed()
         return {"loss": loss}
 

@@ -59,7 +59,7 @@ class LitProgressBar(ProgressBar):
         if self._progress is None or self._task is None or (now < self._next and not last):
             return
         self._next = now + SECONDS
-        curve = module.curves["train/loss"] if isinstance(module, LitClassifier) else []
+        curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
         speed = self._progress.tasks[self._task].speed
         self._progress.update(
             self._task,
@@ -90,7 +90,7 @@ class LitProgressBar(ProgressBar):
 
     def _print_line(self, trainer: Trainer, module: LitClassifier, batch_idx: int, end: str = "") -> None:
         since = trainer.global_step - LINE_STEPS
-        losses = [value for step, value in module.curves["train/loss"][-LINE_STEPS:] if step > since]
+        losses = [value for step, value in module.record.curves["train/loss"][-LINE_STEPS:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
         print(f"[{trainer.current_epoch + 1}, {batch_idx + 1:5d}] loss: {loss}{end}", flush=True)
 

@@ -110,7 +110,7 @@ def write_predictions(path: Path, probabilities: Tensor, labels: Tensor, classes
 def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) -> dict[str, Any]:
     """The content of report.json, after a test. Its keys are documented in the README."""
     data, results = module.datamodule, module.test_results
-    epochs = float(module.trained["epochs"])
+    epochs = float(module.record.trained["epochs"])
     per_class = zip(data.classes, results["class_accuracy"].tolist(), strict=True)
     return {
         "recipe": module.recipe,
@@ -121,15 +121,15 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) ->
         "net": module.net_config["class_path"],
         "parameters": _parameters(module),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
-        "steps": module.trained["steps"],
-        "batch_size": module.trained["batch_size"],
+        "steps": module.record.trained["steps"],
+        "batch_size": module.record.trained["batch_size"],
         "devices": trainer.world_size,
         "device_name": device_name(trainer),
         "precision": str(trainer.precision),
-        "train_seconds": module.trained["seconds"],
+        "train_seconds": module.record.trained["seconds"],
         "test_seconds": test_seconds,
-        "images_per_second": module.trained["images"] / module.trained["seconds"]
-        if module.trained["seconds"]
+        "images_per_second": module.record.trained["images"] / module.record.trained["seconds"]
+        if module.record.trained["seconds"]
         else None,
         "test_loss": float(results["loss"]),
         "test_accuracy": float(results["accuracy"]),
@@ -182,7 +182,7 @@ def _write(folder: Path, trainer: Trainer, module: LitClassifier, report: dict[s
     drawn["predictions"] = figures.predictions(
         test.images[chosen], test.labels[chosen], predicted, data.classes, f"Test images of {data.title}"
     )
-    if module.curves["train/loss"] or module.curves["val/loss"]:
+    if module.record.curves["train/loss"] or module.record.curves["val/loss"]:
         drawn["loss"] = figures.loss(
             _axes(module, "train/loss"), _axes(module, "val/loss"), f"Loss of {report['recipe']} on {data.title}"
         )
@@ -199,7 +199,7 @@ def _write(folder: Path, trainer: Trainer, module: LitClassifier, report: dict[s
 
 
 def _axes(module: LitClassifier, name: str) -> tuple[list[int], list[float]]:
-    return [step for step, _ in module.curves[name]], [value for _, value in module.curves[name]]
+    return [step for step, _ in module.record.curves[name]], [value for _, value in module.record.curves[name]]
 
 
 def _to_tensorboard(trainer: Trainer, report: dict[str, Any], drawn: dict[str, "Figure"]) -> None:

@@ -29,7 +29,7 @@ def run(*argv: str | Path) -> str:
 def last_checkpoint(root: Path) -> dict[str, Any]:
     """The content of last.ckpt, without what tells of folders and wall time."""
     checkpoint = torch.load(root / RUN / "checkpoints" / "last.ckpt", weights_only=True)
-    del checkpoint["lit_cifar"]["trained"]["seconds"]
+    del checkpoint["lit_cifar"]["record"]["trained"]["seconds"]
     for state in checkpoint["callbacks"].values():
         for key in ("dirpath", "best_model_path", "best_k_models", "kth_best_model_path", "last_model_path"):
             state.pop(key, None)

@@ -14,8 +14,10 @@ from running import differences
 
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.fused import FusedStep
 from lit_cifar.loop import lean
 from lit_cifar.nets.tutorial import Net
+from lit_cifar.sliced import SlicedStep
 
 STEPS, STEPS_AN_EPOCH = 60, 14  # the last of an epoch has two images
 
@@ -65,15 +67,15 @@ def furthest(a: LitClassifier, b: LitClassifier) -> float:
 def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> None:
     fast_trainer, fast = train(True)
     slow_trainer, slow = train(False)
-    assert fast.fused_step is not None
-    assert slow.fused_step is None
+    assert isinstance(fast.direct_step, FusedStep)
+    assert slow.direct_step is None
     assert 0 < furthest(fast, slow) < 1e-5  # the order in which convolutions sum is another
-    assert [step for step, _ in fast.curves["train/loss"]] == [10, 20, 30, 40, 50, 60]
+    assert [step for step, _ in fast.record.curves["train/loss"]] == [10, 20, 30, 40, 50, 60]
     for name in ("train/loss", "val/loss"):
-        for (step, loss), (other_step, other) in zip(fast.curves[name], slow.curves[name], strict=True):
+        for (step, loss), (other_step, other) in zip(fast.record.curves[name], slow.record.curves[name], strict=True):
             assert step == other_step
             assert loss == pytest.approx(other, rel=1e-5)
-    assert fast.trained["images"] == slow.trained["images"] == 4 * 54 + 4 * 4
+    assert fast.record.trained["images"] == slow.record.trained["images"] == 4 * 54 + 4 * 4
     assert differences(fast_trainer.fit_loop.state_dict(), slow_trainer.fit_loop.state_dict()) == []
     assert fast_trainer.optimizers[0].param_groups[0]["lr"] == slow_trainer.optimizers[0].param_groups[0]["lr"]
 
@@ -81,9 +83,9 @@ def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> 
 def test_at_larger_batches_the_lean_loop_changes_no_bit(train: Train) -> None:
     fast_trainer, fast = train(True, batch_size=32)
     slow_trainer, slow = train(False, batch_size=32)
-    assert fast.fused_step is None
+    assert isinstance(fast.direct_step, SlicedStep)
     assert furthest(fast, slow) == 0
-    assert fast.curves == slow.curves
+    assert fast.record.curves == slow.record.curves
     assert differences(fast_trainer.fit_loop.state_dict(), slow_trainer.fit_loop.state_dict()) == []
 
 
@@ -106,10 +108,10 @@ class Batches(Callback):
 def test_a_callback_that_looks_at_batches_sees_each_and_changes_nothing(train: Train) -> None:
     batches = Batches()
     trainer, watched = train(True, batches)
-    assert watched.fused_step is not None
+    assert isinstance(watched.direct_step, FusedStep)
     assert batches.seen == [(step, step // STEPS_AN_EPOCH, step % STEPS_AN_EPOCH) for step in range(STEPS)]
     assert float(trainer.callback_metrics["batch_loss"]) == batches.losses[-1]
-    assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.curves["train/loss"][0][1])
+    assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.record.curves["train/loss"][0][1])
     assert furthest(watched, train(True)[1]) == 0
 
 
@@ -126,7 +128,7 @@ class Gradients(Callback):
 def test_a_callback_that_looks_at_gradients_gets_lightnings_own_step(train: Train) -> None:
     gradients = Gradients()
     _, watched = train(True, gradients)
-    assert watched.fused_step is None
+    assert watched.direct_step is None
     assert len(gradients.norms) == STEPS
     assert min(gradients.norms) > 0
     assert furthest(watched, train(False)[1]) == 0
@@ -155,7 +157,7 @@ class WithBuffer(Net):
 @pytest.mark.parametrize("kind", [Unsure, WithBuffer])
 def test_a_network_that_can_not_be_recorded_gets_lightnings_own_step(train: Train, kind: type[Net]) -> None:
     fast = train(True, net=kind)[1]
-    assert fast.fused_step is None
+    assert isinstance(fast.direct_step, SlicedStep)
     assert furthest(fast, train(False, net=kind)[1]) == 0
     assert float(getattr(fast.net, "calls", STEPS)) >= STEPS
 
@@ -169,7 +171,7 @@ def test_a_hook_on_a_layer_is_called_in_every_step(train: Train) -> None:
             self.fc1.register_forward_hook(lambda *_: calls.append(1))
 
     fast = train(True, net=Hooked)[1]
-    assert fast.fused_step is None
+    assert isinstance(fast.direct_step, SlicedStep)
     assert len(calls) >= STEPS
 
 

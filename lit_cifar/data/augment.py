@@ -7,6 +7,7 @@ which batch or after how many interruptions an image is augmented. No Python wor
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ def _mix(x: Tensor) -> Tensor:
 class Augmentation:
     """What to do to each training image, in this order; all off by default."""
 
-    flip: bool = False
-    """Mirror half of the images."""
+    flip: bool | Literal["alternate"] = False
+    """Mirror half of the images; `alternate` mirrors an image in every second epoch (airbench, arXiv 2404.00498)."""
     crop: int = 0
     """Pad by this many pixels on each side, reflected, and cut a window of the old size out at random."""
     cutout: int = 0
@@ -54,6 +55,8 @@ class Augmentation:
         mirrored, down, right, centre_y, centre_x, seeds = draw(
             seed, epoch, indices, (2, windows, windows, height, width, 1 << 40)
         )
+        if self.flip == "alternate":
+            mirrored = draw(seed, 0, indices, (2,))[0] ^ (epoch & 1)
         if self.transform is not None:
             images = self._transformed(images, seeds)
         if self.flip or self.crop:

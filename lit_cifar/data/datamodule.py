@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -29,7 +29,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         val_size: Training images held out for validation, the same share of each class, chosen by the seed; 0 for none.
         mean: Mean of each channel, of values between 0 and 1, subtracted from the images.
         std: Standard deviation of each channel by which the images are divided.
-        flip: Mirror half of the training images.
+        flip: Mirror half of the training images; alternate mirrors each in every second epoch.
         crop: Pad training images by this many pixels (reflected) and crop them at random to their size; 0 for none.
         cutout: Side in pixels of a square cut out of each training image at random; 0 for none.
         transform: A transform of training images of your own, such as one of torchvision.transforms.v2: takes and
@@ -43,11 +43,11 @@ class CIFAR10DataModule(pl.LightningDataModule):
         root: str = "data",
         dataset: Dataset = "real",
         batch_size: int = 4,
-        eval_batch_size: int = 1000,
+        eval_batch_size: int = 250,
         val_size: int = 5000,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
-        flip: bool = False,
+        flip: bool | Literal["alternate"] = False,
         crop: int = 0,
         cutout: int = 0,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,

@@ -7,9 +7,11 @@ to flip, crop and cut a batch of 4 costs 0.03 ms so, a tenth of what it costs ba
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.images import ImageSet, share
@@ -58,6 +60,8 @@ class BatchLoader:
         self.augmentation = augmentation or Augmentation()
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.side: int | None = None
+        """Pixels that images are scaled to; None for their own size."""
         self.classes = images.classes
         self._device = torch.device(device)
         self._images, self._labels = images.images.to(device), images.labels.to(device)
@@ -72,21 +76,21 @@ class BatchLoader:
         """Batches in an epoch, the last, short one included."""
         return -(-len(self._indices) // self.batch_size)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the order and the augmentation of the next iteration."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, side: int | None = None) -> None:
+        """Chooses order, augmentation and the images' side in pixels of the next iteration."""
+        self.epoch, self.side = epoch, side
 
     def images_in_batch(self, batch: int) -> int:
         """Number of images in a batch, over all processes together."""
         return min(self.batch_size, len(self._indices) - batch * self.batch_size)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | None]:
         """Where the iteration is: enough to go on in mid-epoch, on any number of processes."""
-        return {"epoch": self.epoch, "next_batch": self._next_batch}
+        return {"epoch": self.epoch, "next_batch": self._next_batch, "side": self.side}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Makes the next iteration go on where `state_dict` was taken."""
-        self.epoch = state["epoch"]
+        self.epoch, self.side = state["epoch"], state["side"]
         self._first_batch = self._next_batch = state["next_batch"] % len(self)
 
     def order(self) -> Tensor:
@@ -114,4 +118,7 @@ class BatchLoader:
         indices = indices.to(self._device)
         images = self._images.index_select(0, indices)  # ten times as fast as [indices]
         images = self.augmentation(images, indices, self.seed, self.epoch)
-        return images.float().mul_(self._scale).add_(self._shift), self._labels[indices]
+        normalised = images.float().mul_(self._scale).add_(self._shift)
+        if self.side is not None and self.side != images.shape[-1] and len(images):
+            normalised = F.interpolate(normalised, (self.side, self.side), mode="bilinear", antialias=True)
+        return normalised, self._labels[indices]

@@ -1,0 +1,79 @@
+"""A network for records: a fixed whitening layer, then three groups of two convolutions. 1,972,792 parameters.
+
+The shape is that of Keller Jordan's airbench94 (arXiv 2404.00498), which descends from David Page's and tysam-code's
+networks: the first layer turns 2×2 patches into uncorrelated numbers and is computed from the images, convolutions
+begin as the identity, and batch normalisation has no gain. It takes images of any side from 16 pixels, so that training
+can begin with small ones.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+PATCH = 2  # side of what is whitened
+EPSILON = 5e-4  # added to the variance of a patch's components, so that noise is not blown up
+
+
+class Group(nn.Module):
+    """Convolution, pooling, convolution; each normalised and followed by GELU."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _convolution(channels_in, channels), _norm(channels)
+        self.conv2, self.norm2 = _convolution(channels, channels), _norm(channels)
+        self.pool, self.activation = nn.MaxPool2d(2), nn.GELU(approximate="tanh")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, channels, H // 2, W // 2]` of `[N, channels_in, H, W]`."""
+        x = self.activation(self.norm1(self.pool(self.conv1(x))))
+        return self.activation(self.norm2(self.conv2(x)))
+
+
+class SpeedrunNet(nn.Module):
+    """Whitening, three groups, the maximum over all places, and a linear layer.
+
+    Args:
+        num_classes: number of logits.
+        widths: channels of the three groups.
+    """
+
+    def __init__(self, num_classes: int = 10, widths: Sequence[int] = (64, 256, 256)) -> None:
+        super().__init__()
+        components = 3 * PATCH**2
+        self.whiten = nn.Conv2d(3, 2 * components, PATCH)
+        self.whiten.weight.requires_grad = False
+        channels = (2 * components, *widths)
+        self.groups = nn.Sequential(*(Group(i, o) for i, o in pairwise(channels)))
+        self.activation = nn.GELU(approximate="tanh")
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+        self.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor) -> None:
+        """Sets the whitening layer from normalised images `[N, 3, H, W]`: eigenvectors of their patches, both signs."""
+        patches = nn.functional.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()
+        values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        filters = (vectors / (values + EPSILON).sqrt()).T.reshape(-1, 3, PATCH, PATCH)
+        self.whiten.weight.copy_(torch.cat((filters, -filters)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
+        x = self.activation(self.whiten(images.contiguous(memory_format=torch.channels_last)))
+        x = self.groups(x).amax((2, 3))
+        return self.head(x) / x.shape[1]
+
+
+def _convolution(channels_in: int, channels: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
+    nn.init.dirac_(convolution.weight.data[:channels_in])
+    return convolution
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
+    norm.weight.requires_grad = False
+    return norm

@@ -1,0 +1,90 @@
+"""TrainingRecord: what a training has come to, over all its interruptions and devices; checkpoints carry it."""
+
+import time
+from typing import Any
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor
+
+
+class TrainingRecord:
+    """Curves, counts, and what was summed up since the last logging.
+
+    Sums are kept in one tensor, and read when they are logged: 0.02 ms a step, where self.log and a torchmetrics
+    accuracy take 1 ms.
+    """
+
+    def __init__(self) -> None:
+        self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
+        """What was logged: (step, value)."""
+        self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
+        """Of the training so far; seconds are wall time of the loop with its validation."""
+        self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of right answers
+        self._images = 0  # since the last logging, over all devices
+        self._rng: dict[str, Tensor] | None = None  # to go on with, such as dropout's
+        self._started = 0.0
+
+    def begin(self, device: torch.device) -> None:
+        """Starts the clock, on the device that trains."""
+        self._started = time.perf_counter() - self.trained["seconds"]
+        # in float64, sums don't depend on their order; mps has none
+        self._sums = self._sums.to(device, torch.float32 if device.type == "mps" else torch.float64)
+        if self._rng is not None:
+            torch.set_rng_state(self._rng["cpu"])
+            if device.type == "cuda" and "cuda" in self._rng:
+                torch.cuda.set_rng_state(self._rng["cuda"], device)
+
+    def see(self, images: int) -> None:
+        """Notes that all devices together train on so many images."""
+        self._images += images
+        self.trained["images"] += images
+
+    def add(self, counts: Tensor) -> None:
+        """Notes a step's sum of losses and number of right answers, `[2]`, on this rank."""
+        self._sums += counts
+
+    def means(self, trainer: Trainer, step: int) -> dict[str, float]:
+        """Loss and accuracy since the last call, over all devices; the loss becomes a point of its curve."""
+        loss, right = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
+        means = {"train/loss": loss / self._images, "train/accuracy": right / self._images}
+        self.curves["train/loss"].append((step, means["train/loss"]))
+        self._sums.zero_()
+        self._images = 0
+        return means
+
+    def update(self, trainer: Trainer, batch_size: int) -> None:
+        """Notes how far the training is."""
+        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        self.trained |= {
+            "epochs": round(batches / trainer.num_training_batches, 2),
+            "steps": trainer.global_step,
+            "batch_size": batch_size,
+            "seconds": time.perf_counter() - self._started,
+        }
+
+    def state_dict(self, trainer: Trainer) -> dict[str, Any]:
+        """All of it, from every rank. Call it on all of them."""
+        device = trainer.strategy.root_device
+        rng = {"cpu": torch.get_rng_state()}
+        if device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(device)
+        ranks: list[dict[str, Any]] = [{"sums": self._sums.cpu(), "rng": rng}]
+        if trainer.world_size > 1:
+            here, ranks = ranks[0], [{}] * trainer.world_size
+            torch.distributed.all_gather_object(ranks, here)
+        return {"curves": self.curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
+
+    def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
+        """Goes on where `state_dict` was taken.
+
+        Sums go to the rank that they come from, or where the number of devices has changed, to the first.
+        """
+        self.curves = {name: [(step, value) for step, value in curve] for name, curve in state["curves"].items()}
+        self.trained = dict(state["trained"])
+        self._images = state["images_since"]
+        rank, ranks = trainer.global_rank, state["ranks"]
+        if len(ranks) == trainer.world_size:
+            self._sums, self._rng = ranks[rank]["sums"], ranks[rank]["rng"]
+        else:
+            self._sums = torch.stack([other["sums"] for other in ranks]).sum(0) if rank == 0 else torch.zeros(2)

@@ -1,0 +1,179 @@
+"""What the speedrun recipe is made of: Muon, slices, growing images, alternating flips, views, and a fast precision."""
+
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from conftest import Cli
+from running import differences
+from torch import nn
+
+from lit_cifar.data.augment import Augmentation
+from lit_cifar.data.loader import BatchLoader
+from lit_cifar.data.sources import open_images
+from lit_cifar.fused import count
+from lit_cifar.nets.speedrun import SpeedrunNet
+from lit_cifar.optim import LinearToZero, Muon, orthogonal
+from lit_cifar.precision import fast_precision
+from lit_cifar.sliced import SlicedStep
+from lit_cifar.views import Views, mean_logits
+
+RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
+SMALL = (
+    f"--config={RECIPE}",
+    "--model.net.init_args.num_classes=3",
+    "--model.net.init_args.widths=[8,16,256]",
+    "--model.slice_size=5",
+    "--model.sides=[[0,16],[0.5,24]]",
+    "--data.batch_size=20",
+    "--trainer.max_epochs=8",
+    "--trainer.log_every_n_steps=1",
+)
+
+
+def last(root: Path) -> dict[str, Any]:
+    path = root / "lightning_logs" / "speedrun" / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    return checkpoint
+
+
+def test_the_recipe_learns_in_the_precision_that_is_fast_and_goes_on_bit_for_bit(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
+    root = f"--data.root={pictures}"
+    whole = cli("fit", *SMALL, root, f"--trainer.default_root_dir={tmp_path / 'whole'}")
+    assert whole.code == 0, whole.err
+    assert f"precision {fast_precision(torch.device('cpu'))}" in whole.out
+    report = json.loads((tmp_path / "whole" / "lightning_logs" / "speedrun" / "version_0" / "report.json").read_text())
+    assert report["test_accuracy"] > 0.9
+    again = f"--trainer.default_root_dir={tmp_path / 'parts'}"
+    for _ in range(2):
+        assert cli("fit", *SMALL, root, again, "--resume=auto", "--trainer.max_steps=5").code == 0
+    assert cli("fit", *SMALL, root, again, "--resume=auto").code == 0
+    assert last(tmp_path / "parts")["global_step"] == 24
+    checkpoints = [last(tmp_path / name) for name in ("whole", "parts")]
+    for part in ("state_dict", "lr_schedulers"):
+        assert differences(checkpoints[0][part], checkpoints[1][part]) == []
+    (schedule,) = checkpoints[0]["lr_schedulers"]
+    assert schedule["total_steps"] == 24
+    assert schedule["_last_lr"] == [0.0, 0.0, 0.0]
+
+
+def test_orthogonal_brings_all_singular_values_near_one() -> None:
+    torch.manual_seed(0)
+    for shape in ((20, 50), (50, 20)):
+        values = torch.linalg.svdvals(orthogonal(torch.randn(shape), 6))
+        assert values.min() > 0.6
+        assert values.max() < 1.3
+
+
+def test_muon_keeps_the_norm_of_filters_and_decays_the_others_alone() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4))
+    optimizer = Muon(net.parameters(), lr=0.1, head_lr=0.1, bias_lr=0.1, weight_decay=0.01)
+    before = [weight.detach().clone() for weight in net.parameters()]
+    for weight in net.parameters():
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    filters, bias, matrix, _ = net.parameters()
+    assert float(filters.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
+    assert torch.allclose(filters, before[0] * 8**0.5 / before[0].norm(), atol=1e-6)
+    for now, then in ((bias, before[1]), (matrix, before[2])):
+        assert torch.allclose(now, then * (1 - 0.01 * 1.85), atol=1e-6)  # Nesterov: 1 + 0.85 of the first gradient
+
+
+def test_the_schedule_falls_in_a_line_to_zero() -> None:
+    weight = nn.Parameter(torch.zeros(2, 2))
+    optimizer = torch.optim.SGD([weight], lr=2.0)
+    schedule = LinearToZero(optimizer, 4)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("size", [3, 4, 10, 100])
+def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(5))
+    images, labels = torch.randn(10, 3, 8, 8), torch.randint(0, 5, (10,))
+    logits = net(images)
+    loss = nn.functional.cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    step = SlicedStep(net, nn.functional.cross_entropy, optimizer, size, torch.enable_grad)
+    sliced_loss, counts = step(images, labels)
+    assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
+    assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
+    for weight, gradient in zip(net.parameters(), gradients, strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, atol=1e-6)
+
+
+def test_an_alternating_flip_mirrors_half_of_the_images_and_in_the_next_epoch_the_others(pictures: Path) -> None:
+    images = open_images(pictures).train.images
+    indices = torch.arange(len(images))
+    flip = Augmentation(flip="alternate")
+    epochs = [flip(images, indices, 0, epoch) for epoch in range(3)]
+    mirrored = [(epoch == images.flip(-1)).flatten(1).all(1) for epoch in epochs]
+    assert 15 <= int(mirrored[0].sum()) <= 45
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(epochs[0], epochs[2])
+    assert torch.equal(epochs[1], epochs[0].flip(-1))
+
+
+def test_a_loader_scales_images_to_a_side_and_remembers_it(pictures: Path) -> None:
+    loader = BatchLoader(open_images(pictures).train, 7, shuffle=True)
+    loader.set_epoch(1, 20)
+    images, _ = next(iter(loader))
+    assert images.shape == (7, 3, 20, 20)
+    other = BatchLoader(open_images(pictures).train, 7, shuffle=True)
+    other.load_state_dict(loader.state_dict())
+    assert next(iter(other))[0].shape == (7, 3, 20, 20)
+    loader.set_epoch(2)
+    assert next(iter(loader))[0].shape == (7, 3, 32, 32)
+
+
+def test_views_make_the_logits_of_an_image_and_its_mirror_image_the_same() -> None:
+    torch.manual_seed(0)
+    net = SpeedrunNet(widths=(4, 8, 8)).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(mean_logits(net, images, "none"), net(images))
+        for views in get_args(Views)[1:]:
+            both = [mean_logits(net, batch, views) for batch in (images, images.flip(-1))]
+            assert not torch.allclose(both[0], net(images))
+            if views == "flip":
+                assert torch.allclose(both[0], both[1], atol=1e-6)
+
+
+def test_the_whitening_layer_gives_uncorrelated_numbers_of_variance_one() -> None:
+    torch.manual_seed(0)
+    net = SpeedrunNet(widths=(4, 8, 8))
+    mixed = torch.einsum("nchw,dc->ndhw", torch.randn(50, 3, 32, 32), 100 * torch.randn(3, 3))
+    net.calibrate(mixed)
+    responses = nn.functional.conv2d(mixed, net.whiten.weight[:12]).transpose(0, 1).flatten(1)
+    covariance = responses @ responses.T / responses.shape[1]
+    assert torch.allclose(covariance, torch.eye(12), atol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--model.slice_size=-1"], "--model.slice_size -1 must be 0 or more"),
+        (["--model.sides=[[1.5,20]]"], "must be pairs of a share from 0 to 1 and a side from 8 to 224"),
+        (["--model.test_time_augmentation=rotate"], "--model.test_time_augmentation: rotate is not a valid value"),
+        (["--model.optimizer.lr=-1"], "learning rates must be 0 or more"),
+    ],
+)
+def test_a_mistake_gives_one_sentence(
+    cli: Cli, pictures: Path, tmp_path: Path, words: list[str], sentence: str
+) -> None:
+    result = cli("fit", *SMALL, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", *words)
+    assert result.code == 2
+    assert sentence in result.err
+    assert result.err.count("\n") == 1
