@@ -87,7 +87,15 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes, after validation."""
+        loop = trainer.fit_loop
+        # Lightning counts an epoch that max_steps or a callback cut short as a whole one, and would skip its rest
+        cut_short = loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches
+        counts: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
+        for count in counts:
+            count.processed -= cut_short
         self._save(trainer)
+        for count in counts:
+            count.processed += cut_short
 
     def _save(self, trainer: Trainer) -> None:
         assert self.path is not None

@@ -31,6 +31,8 @@ def lean(trainer: Trainer) -> Trainer:
     """Gives a Trainer the lean loop; it trains other modules than LitClassifier as before."""
     loop = trainer.fit_loop.epoch_loop
     trainer.fit_loop.epoch_loop = LeanEpochLoop(trainer, loop.min_steps, loop.max_steps)
+    # Where max_steps is set, Lightning takes up a finished epoch as an unfinished one, and counts it twice
+    trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
     return trainer
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Cli, paint_pictures
-from running import run
+from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
@@ -52,6 +52,24 @@ def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictu
         points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]
         assert points[0] == points[1], tag
     assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 4
+
+
+def test_an_epoch_that_max_steps_cut_short_is_finished_when_the_run_goes_on(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
+    words = ("fit", f"--data.root={pictures}", *FIT, "--resume=auto")
+    runs = {"whole": [28], "parts": [5, 5, 14, 20, 28]}
+    states = []
+    for name, ends in runs.items():
+        root = f"--trainer.default_root_dir={tmp_path / name}"
+        for end in ends:
+            result = cli(*words, root, f"--trainer.max_steps={end}", "--trainer.max_epochs=2")
+            assert result.code == 0, result.err
+        path = tmp_path / name / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "last.ckpt"
+        states.append(torch.load(path, weights_only=True))
+    assert "2 epochs, 28 steps" in result.out
+    for part in ("state_dict", "optimizer_states", "loops"):
+        assert differences(states[0][part], states[1][part]) == []
 
 
 def test_a_run_folder_that_was_moved_keeps_its_best_and_its_scores(
