@@ -56,6 +56,7 @@ class LitClassifier(pl.LightningModule):
             there on; none for their own size.
         test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
             mirror image (flip), with both shifted by a pixel too (flip-shift).
+        compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels from then on.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class LitClassifier(pl.LightningModule):
         slice_size: int = 0,
         sides: Sequence[tuple[float, int]] = (),
         test_time_augmentation: Views = "none",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         if slice_size < 0:
@@ -82,6 +84,7 @@ class LitClassifier(pl.LightningModule):
         self.slice_size = slice_size
         self.sides = sorted(sides)
         self.test_time_augmentation = test_time_augmentation
+        self.compiled = compile
         self.net_config = class_and_arguments(net)
         """Class path and arguments that a checkpoint carries, to build the net again."""
         self.recipe = "python"
@@ -104,6 +107,10 @@ class LitClassifier(pl.LightningModule):
             )
         if stage == "fit" and isinstance(self.net, Calibrated):
             self.net.calibrate(self._some_training_images())
+        if stage == "fit" and self.compiled:
+            from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s
+
+            compile_net(self.net, self.device)
         self.val_metrics = _metrics(classes)
         self.test_metrics = _metrics(classes)
 
@@ -172,7 +179,8 @@ class LitClassifier(pl.LightningModule):
         ):
             return
         small = self.device.type == "cpu" and trainer.precision == "32-true" and batch_size <= SMALL_BATCH
-        if small and not self.slice_size and self.loss is F.cross_entropy and can_record(self.net):
+        plain = self.loss is F.cross_entropy and not self.slice_size and not self.compiled
+        if small and plain and can_record(self.net):
             self.direct_step = FusedStep(self.net, self.loss, optimizer)
         else:
             context = trainer.precision_plugin.forward_context
