@@ -1,20 +1,28 @@
 """CIFAR-10 in PyTorch Lightning: train, test and look, with one command.
 
-`from lit_cifar import CIFAR10DataModule, LitClassifier`; both are imported at their first use, so that a process that
+`from lit_cifar import CIFAR10DataModule, LitClassifier, lean`; each is imported when first used, so that a process that
 only decodes pictures or answers `--help` does not wait for torch.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lit_cifar.classifier import LitClassifier
     from lit_cifar.data.datamodule import CIFAR10DataModule
+    from lit_cifar.loop import lean
 
 __version__ = "0.1.0"
-__all__ = ["CIFAR10DataModule", "LitClassifier", "__version__"]
+__all__ = ["CIFAR10DataModule", "LitClassifier", "__version__", "lean"]
 
-_HOMES = {"CIFAR10DataModule": "lit_cifar.data.datamodule", "LitClassifier": "lit_cifar.classifier"}
+_HOMES = {
+    "CIFAR10DataModule": "lit_cifar.data.datamodule",
+    "LitClassifier": "lit_cifar.classifier",
+    "lean": "lit_cifar.loop",
+}
+
+warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 with torch 2.14
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,24 @@ import errno
 import gc
 import os
 import sys
+import traceback
+from pathlib import Path
+from typing import NoReturn
 
+from lit_cifar import streams
 from lit_cifar.errors import UserError
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
+UNWRITABLE |= {errno.EPERM, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG}
 
 
 def main() -> None:
-    """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C."""
+    """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C.
+
+    An error that nobody foresaw gets a sentence too; Python's development mode (`python -X dev`) shows its traceback.
+    """
+    streams.make_usable()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler tells its stages, and that there is no GPU
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
         from lit_cifar.cli import run
@@ -23,21 +35,33 @@ def main() -> None:
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
         _stop("stopped by Ctrl-C", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except BrokenPipeError:  # `| head`
+        streams.leave_broken_pipe()
+        sys.exit(141)
+    except UnicodeEncodeError as error:  # a path with letters that a C locale has no bytes for
+        _stop(f"{error.object!a} is not ASCII, and this locale knows nothing else; start again with PYTHONUTF8=1", 1)
+    except Exception as error:
+        if sys.flags.dev_mode:
             raise
-        where = (
-            error.filename2 or error.filename or "the run folder"
-        )  # of a copy that failed, where it should have gone
-        _stop(
-            f"{where} can't be written: {os.strerror(error.errno)};"
-            " mend that, or name another folder with --trainer.default_root_dir",
-            1,
-        )
+        if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+            _stop(_unforeseen(error), 1)
+        from lit_cifar.whole import unwritable
+
+        where = error.filename2 or error.filename or Path("a file")  # of a copy, where it should have gone
+        _stop(str(unwritable(Path(where).absolute(), error)), 1)
 
 
-def _stop(sentence: str, code: int) -> None:
-    print(f"lit_cifar: {sentence}", file=sys.stderr)
+def _unforeseen(error: Exception) -> str:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    what = what if len(what) <= 500 else f"{what[:500]} …"
+    return f"{what} ({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the way there"
+
+
+def _stop(sentence: str, code: int) -> NoReturn:
+    # it may quote what a stranger wrote, for a terminal to obey
+    shown = "".join(letter if letter.isprintable() else "?" for letter in sentence)
+    print(f"lit_cifar: {shown}", file=sys.stderr)
     sys.exit(code)
 
 

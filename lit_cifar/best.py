@@ -19,7 +19,7 @@ class BestCheckpoint(ModelCheckpoint):
         """Goes on where `state_dict` was taken, in the folder where the run lies now."""
         if not state_dict["best_model_path"]:
             return
-        path = str(Path(self.dirpath or "") / Path(state_dict["best_model_path"]).name)
+        path = str(Path(self.dirpath or "") / "best.ckpt")  # whatever its name there: the next best deletes this one
         if not Path(path).exists():  # a checkpoint that was moved alone: the best starts anew
             return
         super().load_state_dict(

@@ -2,15 +2,21 @@
 
 A checkpoint holds tensors, numbers and strings alone (`torch.load(weights_only=True)`). Under the key `lit_cifar` lie
 the net's class path and arguments, the normalisation, the class names and the recipe: `test` needs nothing else. A
-class path is a name to import, so from a checkpoint only names of this project, torch and torchvision are followed.
+class path is a name to import and call, so of those in a checkpoint only networks of this project, torch and
+torchvision are followed, with numbers and words for arguments.
+
+torch wrote a CRC-32 of all that is in the file, and does not look at it when it reads: we do (1 ms a megabyte).
 """
 
 import inspect
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import nn
@@ -22,15 +28,29 @@ if TYPE_CHECKING:
     from lit_cifar.data.datamodule import CIFAR10DataModule
 
 KEY = "lit_cifar"
+RUNS = "lightning_logs"
 TRUSTED = ("lit_cifar.nets.", "torch.nn.", "torchvision.models.")
+CARD = {"recipe": str, "net": dict, "classes": list, "dataset": str, "images": int, "mean": list, "std": list} | {
+    "val_size": int,
+    "batch_size": int,
+    "seed": int,
+    "record": dict,
+}
+"""What lies under KEY, and of which type."""
 
 
 def class_and_arguments(net: nn.Module) -> dict[str, Any]:
     """Class path and constructor arguments of a net that keeps its arguments as attributes of the same names."""
     names = [name for name in inspect.signature(type(net)).parameters if hasattr(net, name)]
     arguments = {name: getattr(net, name) for name in names}
-    plain = {name: value for name, value in arguments.items() if isinstance(value, bool | int | float | str | None)}
+    plain = {name: value for name, value in arguments.items() if _is_plain(value)}
     return {"class_path": f"{type(net).__module__}.{type(net).__qualname__}", "init_args": plain}
+
+
+def _is_plain(value: Any, is_text: Callable[[Any], bool] = lambda value: isinstance(value, str)) -> bool:
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each, is_text) for each in value)
+    return isinstance(value, bool | int | float | None) or is_text(value)
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -41,29 +61,87 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is damaged, or holds anything but tensors, numbers and strings.
     """
     path = Path(path)
-    if not path.is_file():
+    if not _is_file(path):
         raise UsageError(
-            f"--ckpt_path {path} does not exist; checkpoints lie in lightning_logs/*/version_*/checkpoints"
+            f"--ckpt_path {path} does not exist or is not a file; checkpoints lie in"
+            " lightning_logs/*/version_*/checkpoints"
         )
     not_ours = f"--ckpt_path {path} is not a checkpoint of lit_cifar"
     if not is_zipfile(path):
         raise UsageError(f"{not_ours}, or only a part of one; name another, such as last.ckpt or best.ckpt of a run")
+    damaged = f"--ckpt_path {path} is damaged and can't be read; use another checkpoint"
+    if not _is_whole(path):
+        raise UserError(damaged)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise UsageError(f"{not_ours}: it holds more than tensors, numbers and strings, and is not opened") from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"--ckpt_path {path} is damaged and can't be read; use another checkpoint") from error
+    except Exception as error:  # what was made to mislead may raise anything
+        raise UserError(damaged) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict) or "state_dict" not in checkpoint:
         raise UsageError(f"{not_ours}; name best.ckpt or last.ckpt of a run")
+    if wrong := _wrong(checkpoint):
+        raise UserError(f"--ckpt_path {path} is damaged: its {wrong} can't be what was written; use another checkpoint")
     return checkpoint
 
 
-def newest_checkpoint(runs: Path, name: str) -> Path | None:
-    """The newest intact `name`.ckpt (last or best) of a recipe's runs, else None."""
-    for path in sorted(
-        runs.glob(f"version_*/checkpoints/{name}.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True
-    ):
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # such as a name that is too long
+        return False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether every CRC-32 is right, nothing in the file is larger unpacked, and one pickle lies in it."""
+    try:
+        with ZipFile(path) as file:
+            size = sum(entry.file_size for entry in file.infolist())
+            pickles = [name for name in file.namelist() if name.endswith(".pkl")]
+            return size <= path.stat().st_size and len(pickles) == 1 and file.testzip() is None
+    except Exception:  # zipfile has a dozen errors for what is damaged
+        return False
+
+
+def _wrong(checkpoint: dict[str, Any]) -> str | None:
+    """The first key whose value is not of the type that `describe` writes."""
+    card = checkpoint[KEY]
+    for key, kind in CARD.items():
+        if not isinstance(card.get(key), kind):
+            return key
+    numbers = {key: card[key] for key in ("mean", "std")}
+    for key, values in numbers.items():
+        if len(values) != 3 or not all(isinstance(value, float | int) for value in values):
+            return key
+    if not all(isinstance(name, str) for name in card["classes"]):
+        return "classes"
+    weights = checkpoint["state_dict"]
+    return None if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else "state_dict"
+
+
+def named_checkpoint(path: str | None, root: Path) -> Path:
+    """The one of this path; or that of the newest run under `root`, whatever its recipe, where it is `best` or `last`.
+
+    None means that run's best, or its last where nothing was held out to tell the best by.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if path not in (None, "best", "last"):
+        return Path(path)
+    runs = root / RUNS
+    newest = newest_checkpoint(runs, f"*/version_*/checkpoints/{path or '*st'}.ckpt")
+    if newest:
+        return newest if path else newest_checkpoint(newest.parent, "best.ckpt") or newest
+    raise UsageError(
+        f"there is no intact {path or 'best'}.ckpt in {runs}/*/version_*/checkpoints; train with"
+        " python -m lit_cifar fit, or name a checkpoint with --ckpt_path"
+    )
+
+
+def newest_checkpoint(folder: Path, pattern: str) -> Path | None:
+    """The newest intact checkpoint of this pattern, such as `version_*/checkpoints/last.ckpt`, else None."""
+    for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime_ns, reverse=True):
         try:
             read_checkpoint(path)
         except UserError:
@@ -76,7 +154,7 @@ def check_net(config: dict[str, Any], path: str | Path) -> None:
     """Refuses a net from a checkpoint unless it is one of this project's, torch's or torchvision's.
 
     Raises:
-        UsageError: the class path is another, or this version does not have it.
+        UsageError: the class path or an argument is another, or this version does not have it.
     """
     class_path = str(config.get("class_path"))
     if not class_path.startswith(TRUSTED):
@@ -87,12 +165,95 @@ def check_net(config: dict[str, Any], path: str | Path) -> None:
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, OSError, ValueError) as error:
         raise UsageError(
             f"--ckpt_path {path} needs the network {class_path}, which this version does not have"
         ) from error
-    if not (inspect.isfunction(found) or (inspect.isclass(found) and issubclass(found, nn.Module))):
+    if not _is_network(found):
         raise UsageError(f"--ckpt_path {path} asks for {class_path}, which is no network")
+    if not _has_plain_arguments(config):
+        raise UsageError(
+            f"--ckpt_path {path} gives the network {class_path} arguments other than numbers and words, which are not"
+            f" followed; if you trust it, name it yourself with --model.net {class_path}"
+        )
+
+
+def _is_network(found: Any) -> bool:
+    """A module class that one of TRUSTED defines, or a function of torchvision's that makes a classifier.
+
+    Other functions live there too: one of torchvision.models._api downloads and unpickles.
+    """
+    if inspect.isclass(found):
+        return issubclass(found, nn.Module) and found.__module__.startswith(TRUSTED)
+    from torchvision import models  # 1 s, and imported already where `found` is one of its functions
+
+    return found in [models.get_model_builder(name) for name in models.list_models(module=models)]
+
+
+def _has_plain_arguments(config: dict[str, Any]) -> bool:
+    """Whether there are only numbers and words. No words with dots: jsonargparse imports what looks like a path.
+
+    Nor pretrained weights, which torchvision would download, for a checkpoint brings its own.
+    """
+    arguments = config.get("init_args") or {}
+    return (
+        config.keys() <= {"class_path", "init_args"}
+        and isinstance(arguments, dict)
+        and all(_is_word(name) and _is_plain(value, _is_word) for name, value in arguments.items())
+        and not any(value for name, value in arguments.items() if name.startswith("weights"))
+    )
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w-]*", value) is not None
+
+
+def default_net(config: dict[str, Any], path: Path, named: str | None, fit: bool) -> dict[str, Any] | None:
+    """What a checkpoint says of the net, as far as it can be followed, for the command line to start from.
+
+    Args:
+        config: the net's class path and arguments in the checkpoint.
+        path: of the checkpoint.
+        named: the class path that the user gives, and so trusts.
+        fit: whether the recipe tells the net, and the checkpoint may but need not agree.
+
+    Raises:
+        UsageError: nobody else tells the net, and this one is not to be trusted.
+    """
+    if named and named == config.get("class_path") and _has_plain_arguments(config):
+        with suppress(Exception):  # where it can't be imported, the parser says so
+            import_module(named.rpartition(".")[0])
+            return config
+    try:
+        check_net(config, path)
+    except UsageError:
+        if fit or named:
+            return None
+        raise
+    return config
+
+
+def build_net(config: dict[str, Any]) -> nn.Module:
+    """The net that a checkpoint's class path and arguments describe; `check_net` comes first."""
+    module, _, name = config["class_path"].rpartition(".")
+    net: nn.Module = getattr(import_module(module), name)(**config.get("init_args") or {})
+    return net
+
+
+def describe(model: "LitClassifier", data: "CIFAR10DataModule") -> dict[str, Any]:
+    """What a checkpoint says of the net, the data and the training, beside weights and states."""
+    return {
+        "recipe": model.recipe,
+        "net": model.net_config,
+        "classes": list(data.classes),
+        "dataset": data.images.kind,
+        "images": data.checksum,
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "val_size": data.val_size,
+        "batch_size": data.batch_size,
+        "seed": data.seed,
+    }
 
 
 def check_resumable(card: dict[str, Any], path: Path, model: "LitClassifier", data: "CIFAR10DataModule") -> None:
@@ -101,20 +262,21 @@ def check_resumable(card: dict[str, Any], path: Path, model: "LitClassifier", da
     Raises:
         UsageError: recipe, net, data set or batches differ.
     """
-    now = {
-        "recipe": model.recipe,
-        "network": model.net_config,
-        "classes": list(data.classes),
-        "data set": data.images.kind,
-        "--data.batch_size": data.batch_size,
-        "--data.val_size": data.val_size,
-        "--seed_everything": data.seed,
-        "--data.mean": list(data.mean),
-        "--data.std": list(data.std),
-        "images": data.checksum,
+    names = {
+        "recipe": "recipe",
+        "net": "network",
+        "classes": "classes",
+        "dataset": "data set",
+        "batch_size": "--data.batch_size",
+        "val_size": "--data.val_size",
+        "seed": "--seed_everything",
+        "mean": "--data.mean",
+        "std": "--data.std",
+        "images": "images",
     }
-    keys = ("recipe", "net", "classes", "dataset", "batch_size", "val_size", "seed", "mean", "std", "images")
-    for (what, value), key in zip(now.items(), keys, strict=True):
+    now = describe(model, data)
+    for key, what in names.items():
+        value = now[key]
         if key == "images" and card[key] != value:
             raise UsageError(
                 f"The images in {data.root} have changed since {path} was written;"

@@ -7,41 +7,36 @@ take 1 ms.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, cast, runtime_checkable
+from pathlib import Path
+from typing import Any, Literal, cast
 
-import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import MulticlassConfusionMatrix
+from typing_extensions import Self
 
-from lit_cifar.checkpoint import KEY, class_and_arguments
-from lit_cifar.data.augment import Augmentation
-from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar import evaluation
+from lit_cifar.calibrated import calibrate
+from lit_cifar.checkpoint import KEY, build_net, check_net, class_and_arguments, describe, read_checkpoint
+from lit_cifar.data.images import ImageSet
 from lit_cifar.data.loader import BatchLoader
+from lit_cifar.data.pictures import Picture, to_batch
+from lit_cifar.diverged import EVERY, LossWatch, require_finite, require_finite_weights
 from lit_cifar.errors import UsageError
-from lit_cifar.fused import SMALL_BATCH, FusedStep, can_record, count
+from lit_cifar.evaluated import Batch, EvaluatedModule
+from lit_cifar.fused import SMALL_BATCH, FusedStep, count
+from lit_cifar.loggers import mlflow_run
+from lit_cifar.memory import keep_freed_memory
 from lit_cifar.optim import LinearToZero
 from lit_cifar.record import TrainingRecord
 from lit_cifar.sliced import SlicedStep
-from lit_cifar.views import Views, mean_logits
-
-CALIBRATION = 5000  # training images that a Calibrated net is shown
-
-Batch = tuple[Tensor, Tensor]
+from lit_cifar.trial import check
+from lit_cifar.views import Views
 
 
-@runtime_checkable
-class Calibrated(Protocol):
-    """A net some of whose weights are computed from images before training."""
-
-    def calibrate(self, images: Tensor) -> None:
-        """Is shown normalised images `[N, 3, H, W]`."""
-
-
-class LitClassifier(pl.LightningModule):
+class LitClassifier(EvaluatedModule):
     """Trains and tests a network on labelled images.
 
     Args:
@@ -56,6 +51,7 @@ class LitClassifier(pl.LightningModule):
             there on; none for their own size.
         test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
             mirror image (flip), with both shifted by a pixel too (flip-shift).
+        confidence_threshold: Probability of the class at which the first view is enough, and the others are left out.
         compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels from then on.
     """
 
@@ -69,6 +65,7 @@ class LitClassifier(pl.LightningModule):
         slice_size: int = 0,
         sides: Sequence[tuple[float, int]] = (),
         test_time_augmentation: Views = "none",
+        confidence_threshold: float = 1.0,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -76,6 +73,8 @@ class LitClassifier(pl.LightningModule):
             raise UsageError(f"--model.slice_size {slice_size} must be 0 or more")
         if any(not 0 <= share < 1 or not 8 <= side <= 224 for share, side in sides):
             raise UsageError(f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
+        if not 0 < confidence_threshold <= 1:
+            raise UsageError(f"--model.confidence_threshold {confidence_threshold} must be more than 0, and at most 1")
         self.net = net
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
@@ -83,57 +82,110 @@ class LitClassifier(pl.LightningModule):
         self.loss = loss
         self.slice_size = slice_size
         self.sides = sorted(sides)
-        self.test_time_augmentation = test_time_augmentation
+        self.test_time_augmentation, self.confidence_threshold = test_time_augmentation, confidence_threshold
         self.compiled = compile
         self.net_config = class_and_arguments(net)
         """Class path and arguments that a checkpoint carries, to build the net again."""
         self.recipe = "python"
         """Name of the recipe that a checkpoint and a report carry."""
+        self.mean: tuple[float, ...] = ()
+        """Of each channel, of values between 0 and 1, subtracted from the images that the net sees."""
+        self.std: tuple[float, ...] = ()
+        """By which they are divided."""
+        self.lr: float | None = None
+        """Learning rate in place of the optimizer's own: what Lightning's LearningRateFinder found."""
+        self.example_input_array = torch.zeros(1, 3, 32, 32)
         self.record = TrainingRecord()
+        self._watch = LossWatch()
         self.direct_step: FusedStep | SlicedStep | None = None
-        """Computes a whole step without autograd's or Lightning's part in it, where that is faster."""
+        """Computes a whole step without Lightning's part in it; chosen by `lean`'s loop, where that is faster."""
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the net
+        cls, checkpoint_path: str | Path, net: nn.Module | None = None, test_time_augmentation: Views = "none"
+    ) -> Self:
+        """A trained classifier, on the CPU and ready to predict.
+
+        Args:
+            checkpoint_path: best.ckpt or last.ckpt of a run.
+            net: of the checkpoint's class, where that is not one of this project's, torch's or torchvision's.
+            test_time_augmentation: as of the class.
+
+        Raises:
+            UsageError: it is not a checkpoint of ours, or of a net that this version does not have.
+            UserError: it is damaged.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        card = checkpoint[KEY]
+        if net is None:
+            check_net(card["net"], checkpoint_path)
+        weights = {name: weight for name, weight in checkpoint["state_dict"].items() if name.startswith("net.")}
+        try:
+            module = cls(build_net(card["net"]) if net is None else net, test_time_augmentation=test_time_augmentation)
+            module.load_state_dict(weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            name = card["net"]["class_path"]
+            raise UsageError(
+                f"--ckpt_path {checkpoint_path} is of a network {name} with other arguments or weights than this one's;"
+                " load it with the version that trained it, or with the network that was trained"
+            ) from error
+        module.net_config, module.recipe = card["net"], card["recipe"]
+        module.classes, module.mean, module.std = (tuple(card[key]) for key in ("classes", "mean", "std"))
+        return module.eval()
+
+    @torch.no_grad()
+    def predict(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Probabilities `[N, C]` of the classes for one image or several, in the order of `classes`.
+
+        Args:
+            images: PIL images of any mode, arrays uint8 `[H, W]` (grey), `[H, W, 3]` or `[H, W, 4]` (RGBA), or tensors
+                uint8 `[3, H, W]`, of any size; or a whole batch as an array `[N, H, W, 3]` or a tensor `[N, 3, H, W]`.
+
+        Raises:
+            ValueError: an image is of another shape or type, such as floating-point numbers.
+            UsageError: the classifier was neither trained nor loaded.
+        """
+        pixels = to_batch(images)
+        if not len(pixels):
+            return torch.empty(0, len(self.classes))
+        if not self.classes:
+            raise UsageError("The classifier knows no classes yet; train it, or take load_from_checkpoint")
+        labels = torch.zeros(len(pixels), dtype=torch.int64)
+        batches = BatchLoader(
+            ImageSet(pixels, labels, self.classes), 250, mean=self.mean, std=self.std, device=self.device
+        )
+        layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
+        with evaluation.evaluating(self):
+            logits = [self._mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
+        return torch.cat(logits).softmax(1).cpu()
 
     def setup(self, stage: str) -> None:
-        """Makes the metrics, and checks that the net has an output for each class."""
-        classes = len(self.datamodule.classes)
-        training = self.net.training
-        with torch.no_grad():
-            outputs = self.net.eval()(torch.zeros(1, 3, 32, 32, device=self.device)).shape[-1]
-        self.net.train(training)
-        if outputs != classes:
-            raise UsageError(
-                f"The network has {outputs} outputs, but {self.datamodule.title} has {classes} classes;"
-                f" set --model.net.init_args.num_classes {classes}"
-            )
-        if stage == "fit" and isinstance(self.net, Calibrated):
-            self.net.calibrate(self._some_training_images())
+        """Makes the metrics, once all is known to fit."""
+        keep_freed_memory()
+        self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
+        check(self, self.datamodule)
+        if stage == "fit":
+            calibrate(self.net, self.datamodule, self.device)
         if stage == "fit" and self.compiled:
             from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s
 
             compile_net(self.net, self.device)
-        self.val_metrics = _metrics(classes)
-        self.test_metrics = _metrics(classes)
-
-    def _some_training_images(self) -> Tensor:
-        loader = self.datamodule.train_dataloader()
-        loader.augmentation = Augmentation()
-        return loader.take(self.datamodule.split()[0][:CALIBRATION])[0].to(self.device)
+        self.begin_metrics()
 
     @property
-    def datamodule(self) -> CIFAR10DataModule:
+    def train_loader(self) -> BatchLoader:
         """The Trainer's."""
-        return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
-
-    @property
-    def _train_loader(self) -> BatchLoader:
         return cast(BatchLoader, self.trainer.train_dataloader)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
-        return self.net(images)
+    def on_fit_start(self) -> None:
+        """Makes optimizer and schedule again, where one of Lightning's finders has changed what they depend on."""
+        if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_start(self) -> None:
         """Starts the clock."""
+        steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
+        self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()
         self._use_threads(training=True)
         self.record.begin(self.device)
@@ -142,12 +194,13 @@ class LitClassifier(pl.LightningModule):
         """Chooses order, augmentation and side of this epoch's images."""
         done = self.current_epoch / max(1, self.trainer.max_epochs or 1)
         sides = [side for share, side in self.sides if share <= done]
-        self._train_loader.set_epoch(self.current_epoch, sides[-1] if sides else None)
+        epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
+        self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss whose gradient, averaged over the devices, is that of the whole batch."""
         images, labels = batch
-        whole = self._train_loader.images_in_batch(batch_idx)
+        whole = self.train_loader.images_in_batch(batch_idx)
         self.record.see(whole)
         if not len(labels):
             # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
@@ -162,44 +215,16 @@ class LitClassifier(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Steps, and logs before any hook that may write a checkpoint."""
         super().optimizer_step(*args, **kwargs)
-        self._log_step()
+        self.log_step()
 
-    def choose_step(self) -> None:
-        """Makes `direct_step` where it applies: on one device, and with nothing that needs Lightning's own step."""
-        trainer, optimizer, batch_size = self.trainer, self.trainer.optimizers[0], self.datamodule.batch_size
-        self.direct_step = None
-        if (
-            trainer.world_size > 1
-            or trainer.precision not in ("32-true", "bf16-mixed")
-            or trainer.accumulate_grad_batches > 1
-            or trainer.gradient_clip_val
-            or torch.is_anomaly_enabled()
-            or isinstance(optimizer, torch.optim.LBFGS)
-            or not type(optimizer).__module__.startswith(("torch.optim.", "lit_cifar."))  # others may need a closure
-        ):
-            return
-        small = self.device.type == "cpu" and trainer.precision == "32-true" and batch_size <= SMALL_BATCH
-        plain = self.loss is F.cross_entropy and not self.slice_size and not self.compiled
-        if small and plain and can_record(self.net):
-            self.direct_step = FusedStep(self.net, self.loss, optimizer)
-        else:
-            context = trainer.precision_plugin.forward_context
-            self.direct_step = SlicedStep(self.net, self.loss, optimizer, self.slice_size or batch_size, context)
-
-    def direct_training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """What `training_step`, backward and `optimizer_step` do, at once: the loss."""
-        assert self.direct_step is not None
-        self.record.see(self._train_loader.images_in_batch(batch_idx))
-        loss, counts = self.direct_step(*batch)
-        self.record.add(counts)
-        self._log_step()
-        return loss
-
-    def _log_step(self) -> None:
-        """Logs every `log_every_n_steps` steps."""
-        step, every = self.global_step + 1, self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and step % every == 0:
+    def log_step(self) -> None:
+        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer."""
+        step = self.global_step + 1
+        if step % EVERY == 0:
+            self._watch.look(self, self.record.loss, step)
+        if self._log_every and step % self._log_every == 0:
             means = self.record.means(self.trainer, step)
+            require_finite(self, means["train/loss"], step)
             means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
             for logger in self.loggers:
                 logger.log_metrics(means, step)
@@ -212,111 +237,60 @@ class LitClassifier(pl.LightningModule):
     def on_train_end(self) -> None:
         """Stops the clock."""
         self._use_threads(training=False)
+        require_finite_weights(self)
         self.record.update(self.trainer, self.datamodule.batch_size)
 
     def on_validation_start(self) -> None:
         """Validation's batches are large."""
-        if self.trainer.state.fn == "fit":
+        if self._in_training:
             self._use_threads(training=False)
 
     def on_validation_end(self) -> None:
         """Training goes on."""
-        if self.trainer.state.fn == "fit":
+        if self._in_training:
             self._use_threads(training=True)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch."""
-        self._count(batch, self.val_metrics, self)
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer as the recipe has it.
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs loss and accuracy, whole and per class."""
-        values = self._log_metrics("val", self.val_metrics, self.global_step)
-        if self.trainer.state.fn == "fit":
-            self.record.curves["val/loss"].append((self.global_step, float(values["loss"])))
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Counts a batch."""
-        self._count(batch, self.test_metrics, self._mean_logits)
-
-    def on_test_epoch_end(self) -> None:
-        """Logs loss and accuracy, whole and per class, and keeps them for the report."""
-        # one step after the last of training: a run resumed from its end drops these points and logs them again
-        self.test_results = self._log_metrics("test", self.test_metrics, self.record.trained["steps"] + 1)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Probabilities `[B, C]` of a batch."""
-        return self._mean_logits(batch[0]).softmax(1)
-
-    def _mean_logits(self, images: Tensor) -> Tensor:
-        return mean_logits(self, images, self.test_time_augmentation)
-
-    def predict_indices(self, indices: Tensor) -> Tensor:
-        """int64 `[n]`, the classes predicted for these test images."""
-        images, _ = self.datamodule.test_dataloader().take(indices.to(self.device))
-        self.eval()
-        with torch.inference_mode():
-            return self._mean_logits(images).argmax(1).cpu()
+        Raises:
+            UsageError: it refuses its arguments.
+        """
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(f"--model.optimizer: {error}; give it another value") from error
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            raise UsageError("--model.optimizer SparseAdam is for sparse gradients, which no network here has")
+        return optimizer
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and the schedule if there is one."""
+        optimizer = self.new_optimizer()
+        if self.lr is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr
+        if self.make_lr_scheduler is None:
+            return optimizer
         try:
-            optimizer = self.make_optimizer(self.parameters())
-            if self.make_lr_scheduler is None:
-                return optimizer
             scheduler = self.make_lr_scheduler(optimizer)
             if isinstance(scheduler, LinearToZero) and scheduler.total_steps is None:
                 scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"--model.optimizer or --model.lr_scheduler: {error}; give it another value") from error
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise UsageError(f"--model.lr_scheduler: {error}; give it another value") from error
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what `test` needs to build net and data again, and what `fit` needs to go on bit for bit."""
-        data = self.datamodule
         if self.trainer.state.fn == "fit":
+            require_finite_weights(self)
             self.record.update(self.trainer, self.datamodule.batch_size)
-        checkpoint[KEY] = {
-            "recipe": self.recipe,
-            "net": self.net_config,
-            "classes": list(data.classes),
-            "dataset": data.images.kind,
-            "images": data.checksum,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "val_size": data.val_size,
-            "batch_size": data.batch_size,
-            "seed": data.seed,
+        checkpoint[KEY] = describe(self, self.datamodule) | {
             "record": self.record.state_dict(self.trainer),
+            "mlflow_run": mlflow_run(self.loggers),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the state of the run that wrote the checkpoint."""
         self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
-
-    def _count(self, batch: Batch, metrics: MetricCollection, net: Callable[[Tensor], Tensor]) -> None:
-        images, labels = batch
-        if not len(labels):
-            return  # this device has no image in the last, short batch
-        logits = net(images).float()
-        metrics["loss"].update(self.loss(logits, labels), weight=len(labels))
-        metrics["confusion_matrix"].update(logits, labels)
-
-    def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
-        values = metrics.compute()
-        metrics.reset()
-        right, total = values["confusion_matrix"].diagonal(), values["confusion_matrix"].sum(1)
-        values |= {"accuracy": right.sum() / total.sum(), "class_accuracy": right / total.clamp(min=1)}
-        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
-        per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
-        named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
-        self.log_dict(named, logger=False)
-        for logger in self.loggers:
-            logger.log_metrics({name: float(value) for name, value in named.items()}, step)
-        return values
-
-
-def _metrics(classes: int) -> MetricCollection:
-    """Loss and confusion matrix, from which all else follows; updating more metrics took as long as the net."""
-    confusion = MulticlassConfusionMatrix(classes, validate_args=False)
-    return MetricCollection({"loss": MeanMetric(), "confusion_matrix": confusion}, compute_groups=False)

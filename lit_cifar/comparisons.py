@@ -1,6 +1,7 @@
 """What `bench --against` compares: two ways to do the same, each measured in a process of its own."""
 
 import json
+import math
 import os
 import re
 import subprocess
@@ -72,12 +73,18 @@ def run(command: list[str]) -> Finished:
     Raises:
         UserError: it failed; with the last line of what it had to say.
     """
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    text: dict[str, Any] = {"mode": "w+", "encoding": "utf-8", "errors": "replace"}
+    with tempfile.TemporaryFile(**text) as out, tempfile.TemporaryFile(**text) as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
+        if hasattr(os, "wait4"):
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
+        else:  # Windows does not tell
+            process.wait()
+            memory = math.nan
         seconds = time.perf_counter() - started
-        process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0)
         err.seek(0)
         if process.returncode:
@@ -85,8 +92,7 @@ def run(command: list[str]) -> Finished:
             failure = UserError(reason)
             failure.exit_code = 2 if process.returncode == 2 else 1
             raise failure
-        unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
-        return Finished(out.read(), seconds, usage.ru_maxrss * unit / 2**20)
+        return Finished(out.read(), seconds, memory)
 
 
 def fit(setting: Setting, *flags: str) -> Finished:
@@ -121,7 +127,7 @@ def _first_step(setting: Setting) -> float:
         callback = (f"--trainer.callbacks+={__name__}.FirstStep", f"--trainer.callbacks.path={mark}")
         started = time.time()
         fit(setting, "--trainer.default_root_dir", folder, "--trainer.max_steps=1", *callback)
-        return float(mark.read_text()) - started
+        return float(mark.read_text(encoding="utf-8")) - started
 
 
 class FirstStep(Callback):
@@ -136,7 +142,7 @@ class FirstStep(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """The moment."""
-        self.path.write_text(str(time.time()))
+        self.path.write_text(str(time.time()), encoding="utf-8")
 
 
 def _script(name: str, *words: Any) -> float:
@@ -177,6 +183,13 @@ COMPARISONS = {
         "the net alone",
         lambda setting: float(_fit_aside(setting, "--trainer.max_steps=1")[1]["test_seconds"]),
         lambda setting: _script("eval_net.py", setting.recipe, setting.root),
+    ),
+    "pictures": Comparison(
+        "images a second",
+        "predict PATH",
+        "Pillow's decoding and resizing in threads",
+        lambda setting: _script("pictures.py", setting.recipe, setting.root, "ours"),
+        lambda setting: _script("pictures.py", setting.recipe, setting.root, "pillow"),
     ),
     "start": Comparison("s", "fit to its first step", PACKAGES, _first_step, _imports),
     "help": Comparison(

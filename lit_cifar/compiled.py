@@ -19,7 +19,7 @@ def compile_net(net: nn.Module, device: torch.device) -> None:
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))  # 3 s, against a minute for a network
     except (TorchDynamoException, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"--model.compile true: torch can't compile for {device.type} here ({reason});"
             " install a C++ compiler (CPU) or Triton (CUDA), or leave it out"

@@ -5,8 +5,9 @@ measured before it is placed, so that long class names are wrapped or cut and ne
 alone; the same numbers give the same bytes. No pyplot: a figure belongs to whoever asked for it and needs no closing.
 """
 
-import os
+import io
 import re
+import warnings
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -23,7 +24,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
-from lit_cifar.errors import UserError
+from lit_cifar.whole import RUNS, write_whole
 
 DPI = 130  # a grid of eight columns fills a laptop's screen
 POINT = DPI / 72  # in pixels
@@ -34,6 +35,9 @@ BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
 INK, GREY, NO_IMAGES = "#222222", "#666666", "#E4E4E4"
 NUMBERS_UP_TO = 20  # classes of a confusion matrix
 SMOOTHED_FROM = 100  # points of a loss curve
+
+# Letters that FONT lacks are drawn as boxes.
+warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
 
 STYLE = matplotlib.rc_context(
     {
@@ -66,19 +70,19 @@ def image_grid(
     scale = side / max(height, width)
     height, width = (round(length * (int(scale) if scale > 1 else scale)) for length in (height, width))
     margin, gap, cell = 28, 28, max(width, 128)
-    texts = [_wrap(text, (cell + gap - 8) / POINT, 6, bold=bold) for text, bold in zip(captions, marked, strict=True)]
+    texts = [wrap(text, (cell + gap - 8) / POINT, 6, bold=bold) for text, bold in zip(captions, marked, strict=True)]
     step_x, step_y = cell + gap, height + 8 + max(map(_height, texts)) + gap
 
     across = 2 * margin + max(512, columns * step_x - gap)
     first, _, rest = title.partition("\n")
-    first = _wrap(first, (across - 2 * margin) / POINT, 3, size=TITLE, bold=True)
-    rest = _wrap(rest, (across - 2 * margin) / POINT, 3)
+    first = wrap(first, (across - 2 * margin) / POINT, 3, size=TITLE, bold=True)
+    rest = wrap(rest, (across - 2 * margin) / POINT, 3)
     top = margin + _height(first, TITLE) + (_height(rest) + 4 if rest else 0) + 14
     down = top + ceil(count / columns) * step_y - gap + margin
 
     # One axes over the whole figure whose unit is the screen's pixel: constrained layout would enlarge images by
     # 3.7, and some of their pixels would be 3 wide and others 4.
-    figure = _figure(across, down)
+    figure = blank(across, down)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.text(margin, margin, first, size=TITLE, weight="bold", va="top", linespacing=LINE)
@@ -98,7 +102,7 @@ def image_grid(
 
 def predictions(images: Tensor, labels: Tensor, predicted: Tensor, classes: Sequence[str], title: str) -> Figure:
     """Images of uint8 `[N, 3, H, W]` with what was predicted and, where that is wrong, what is true."""
-    names = [_cut(name, 150) for name in classes]
+    names = [cut(name, 150) for name in classes]
     wrong = (labels.cpu() != predicted.cpu()).tolist()
     captions = [
         f"{names[guess]}, not {names[label]}" if bad else names[guess]
@@ -119,11 +123,11 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     cell = side * 72 / count  # in points
     lines, every = max(1, int(cell / (TEXT * LINE))), ceil(TEXT * LINE / cell)  # names are thinned rather than overlap
     shown = range(0, count, every)
-    left = [_wrap(classes[i], 120, min(lines, 3)) for i in shown]
-    below = [_wrap(classes[i], cell - 6, 3) for i in shown]
+    left = [wrap(classes[i], 120, min(lines, 3)) for i in shown]
+    below = [wrap(classes[i], cell - 6, 3) for i in shown]
     upright = any("…" in name for name in below)  # better a long name on its side than half of it
 
-    figure = _figure((side + 3.2) * DPI, (side + (2.4 if upright else 1.5)) * DPI, title)
+    figure = blank((side + 3.2) * DPI, (side + (2.4 if upright else 1.5)) * DPI, title)
     axes = figure.add_subplot()
     colours = matplotlib.colormaps["Blues"].with_extremes(bad=NO_IMAGES)
     drawn = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
@@ -156,7 +160,7 @@ def loss(
     train: tuple[Sequence[int], Sequence[float]], val: tuple[Sequence[int], Sequence[float]], title: str
 ) -> Figure:
     """Training loss (raw, and smoothed where there are many points) and validation loss, each as (steps, losses)."""
-    figure = _figure(8.2 * DPI, 4.6 * DPI, title)
+    figure = blank(8.2 * DPI, 4.6 * DPI, title)
     axes = figure.add_subplot()
     axes.set(xlabel="step", ylabel="cross-entropy loss")
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
@@ -188,32 +192,56 @@ def loss(
     return figure
 
 
-def save(figure: Figure, path: Path) -> Path:
-    """Writes a PNG, whole or not at all, and returns its path.
+@STYLE
+def budgets(seconds: Sequence[float], accuracies: Sequence[float], epochs: Sequence[int], title: str) -> Figure:
+    """Accuracy of trainings of so many epochs against the seconds they took."""
+    figure = blank(8.2 * DPI, 4.6 * DPI, title)
+    axes = figure.add_subplot()
+    axes.set(xlabel="seconds of training and test", ylabel="accuracy on the test images")
+    axes.plot(seconds, accuracies, color=BLUE, linewidth=1.5, marker="o")
+    for x, y, number in zip(seconds, accuracies, epochs, strict=True):
+        text = f"{number} epoch{'s' if number > 1 else ''}: {y * 100:.1f} %"
+        axes.annotate(text, (x, y), (6, -12), textcoords="offset points")
+    axes.set_xlim(0, max(seconds) * 1.2)
+    axes.margins(y=0.15)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    return figure
+
+
+@STYLE
+def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float) -> Figure:
+    """Loss against learning rate, and the rate that was found."""
+    figure = blank(8.2 * DPI, 4.6 * DPI, "Loss while the learning rate rises")
+    axes = figure.add_subplot(xlabel="learning rate", ylabel="cross-entropy loss", xscale="log")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.plot(rates, losses, color=BLUE, linewidth=1.5)
+    axes.axvline(found, color=ORANGE, linestyle="--", label=f"found: {found:.2g}")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0.2)
+    finite = np.asarray(losses)[np.isfinite(losses)]
+    if len(finite):
+        low, high = _limits(finite)
+        axes.set_ylim(low, min(high, finite[0] * 1.5))
+    return figure
+
+
+def save(figure: Figure, path: Path, flag: str = RUNS) -> Path:
+    """Writes a PNG, whole or not at all, and returns its path; `flag` names another place to write to.
 
     Raises:
         UserError: it can't be written there.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            figure.savefig(part, format="png", dpi="figure", metadata={"Software": None})
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path} can't be written ({reason}); make room for it or name another path") from error
-    return path
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi="figure", metadata={"Software": None})
+    return write_whole(path, png.getvalue(), flag)
 
 
-def _figure(across: float, down: float, title: str = "") -> Figure:
+def blank(across: float, down: float, title: str = "") -> Figure:
     """A figure of so many pixels; with a title it lays itself out."""
     figure = Figure((across / DPI, down / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
     FigureCanvasAgg(figure)
     if title:
-        text = _wrap(title, (across - 60) / POINT, 3, size=TITLE, bold=True)
+        text = wrap(title, (across - 60) / POINT, 3, size=TITLE, bold=True)
         figure.suptitle(text, x=0.02, ha="left", size=TITLE, weight="bold")
     return figure
 
@@ -253,7 +281,7 @@ def _width(text: str, size: float = TEXT, bold: bool = False) -> float:
     return text_to_path.get_text_width_height_descent(text, font, False)[0]
 
 
-def _cut(text: str, width: float, size: float = TEXT, bold: bool = False) -> str:
+def cut(text: str, width: float, size: float = TEXT, bold: bool = False) -> str:
     """At most so many points of text, with … where something is left out."""
     if _width(text, size, bold) <= width:
         return text
@@ -262,11 +290,12 @@ def _cut(text: str, width: float, size: float = TEXT, bold: bool = False) -> str
     return f"{text.rstrip()}…"
 
 
-def _wrap(text: str, width: float, lines: int, size: float = TEXT, bold: bool = False) -> str:
-    """Text in at most so many lines of so many points, broken after spaces, `_`, `-` and `/`."""
+def wrap(text: str, width: float, lines: int, size: float = TEXT, bold: bool = False) -> str:
+    """Text in at most so many lines of so many points, broken at line ends and after spaces, `_`, `-` and `/`."""
     rows = [""]
     for word in re.findall(r"\S+?(?:[_/-]+|\s+|$)", text):
-        if rows[-1] and len(rows) < lines and _width((rows[-1] + word).rstrip(), size, bold) > width:
+        full = rows[-1].endswith("\n") or _width((rows[-1] + word).rstrip(), size, bold) > width
+        if rows[-1] and len(rows) < lines and full:
             rows.append("")
         rows[-1] += word
-    return "\n".join(_cut(row.rstrip(), width, size, bold) for row in rows)
+    return "\n".join(cut(row.rstrip(), width, size, bold) for row in rows)

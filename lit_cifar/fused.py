@@ -6,6 +6,7 @@ remains is called in the recorded order, without either: 0.75 ms instead of 1.3 
 numbers but for the convolutions' order of summation.
 """
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from torch.func import functional_call
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
+
+from lit_cifar.exchange import Exchange
 
 SMALL_BATCH = 8
 """Images up to which a batch is small: one CPU thread is then as fast as two, since the work is so little."""
@@ -31,20 +34,34 @@ class FusedStep:
         net: its forward must run the same operations each time; see `can_record`.
         loss: mean loss of logits `[N, C]` and labels `[N]`.
         optimizer: any that steps without a closure.
+        exchange: of gradients with other processes.
     """
 
-    def __init__(self, net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], optimizer: torch.optim.Optimizer):
-        self._net, self._loss, self._optimizer = net, loss, optimizer
+    def __init__(
+        self,
+        net: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        optimizer: torch.optim.Optimizer,
+        exchange: Exchange | None = None,
+    ) -> None:
+        self._net, self._loss, self._optimizer, self._exchange = net, loss, optimizer, exchange
         self._names, self._weights = zip(*net.named_parameters(), strict=True)
         self._recorded: dict[int, Callable[..., tuple[Tensor, ...]]] = {}
 
+    def serves(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether it trains these, and none of the net's weights was put in another's place."""
+        weights = tuple(net.parameters())
+        return self._net is net and self._optimizer is optimizer and all(map(operator.is_, weights, self._weights))
+
     @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Trains on a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
+    def __call__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
         run = self._recorded.get(len(labels)) or self._record(images, labels)
         loss, counts, *gradients = run(images, labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
+        if self._exchange is not None:
+            self._exchange(share)
         self._optimizer.step()
         return loss, counts
 

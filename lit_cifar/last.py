@@ -1,10 +1,9 @@
 """last.ckpt: where training can go on from, bit for bit, after whatever ended it.
 
-Written every minute, at the end of each epoch, and when a signal asks the run to end; whole or not at all, since
-Lightning writes to memory first, and the file is renamed into place.
+Written every minute, at the end of each epoch, and when a signal asks the run to end; whole or not at all
+(see run_folder.py).
 """
 
-import os
 import signal
 import time
 from pathlib import Path
@@ -12,10 +11,15 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lit_cifar.errors import UserError
+from lit_cifar.run_folder import WholeCheckpoints
+from lit_cifar.run_lock import hold
+
+ANSWER = 0.2  # seconds in which several processes answer a signal
 
 
 class InterruptedRunError(UserError):
@@ -42,17 +46,26 @@ class LastCheckpoint(Checkpoint):
         self._next = float("inf")
         self._signal = 0
         self._handlers: dict[int, Any] = {}
+        self._met, self._batches, self._meeting = 0.0, 0, 1  # when several processes met, batches since, and between
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has all checkpoints written whole, unless the user named a plugin that writes them."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and takes over the two signals."""
         folder = trainer.log_dir or trainer.default_root_dir
         self.path = Path(folder) / "checkpoints" / "last.ckpt"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        hold(self.path.parent)
         self._next = time.monotonic() + self.seconds
+        self._met, self._batches, self._meeting = time.monotonic(), 0, 1
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
         if trainer.world_size > 1:
             # Lightning asks all ranks every step whether one had a SIGTERM, and then answers it in the signal handler,
-            # where a collective can deadlock. We ask once, in `_agree`, at a place where all ranks meet.
+            # where a collective can deadlock. We ask in `_agree`, at a place where all ranks meet.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -63,21 +76,32 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Writes if it is time, or if a signal came; then the run ends here."""
         due = time.monotonic() >= self._next
-        signum, due = self._agree(trainer, self._signal, due)
+        ends = self._epoch_ends(trainer, batch_idx)
+        must = ends or trainer.global_step == trainer.max_steps
+        signum, due = self._agree(trainer, self._signal, due, must)
         if signum:
             self._save(trainer)
             raise InterruptedRunError(signum, self.path)
-        if due and not self._epoch_ends(trainer, batch_idx):
+        if due and not ends:
             self._save(trainer)
 
-    def _agree(self, trainer: Trainer, signum: int, due: bool) -> tuple[int, bool]:
-        """The first rank's clock, and the signal that any rank had: 0.1 ms over several processes, nothing on one."""
+    def _agree(self, trainer: Trainer, signum: int, due: bool, must: bool) -> tuple[int, bool]:
+        """The first rank's clock, and the signal that any rank had.
+
+        Several processes ask each other every ANSWER seconds, and where they `must`: 1 ms, which a GPU would wait for.
+        """
         if trainer.world_size == 1:
             return signum, due
-        first = trainer.global_rank == 0
-        state = torch.tensor([signum, due and first], dtype=torch.int32, device=trainer.strategy.root_device)
+        self._batches += 1
+        if self._batches < self._meeting and not must:
+            return 0, False
+        seconds, self._met = time.monotonic() - self._met, time.monotonic()
+        pause = max(1, int(self._batches * ANSWER / max(seconds, 0.001)))  # batches; some clocks tick every 16 ms
+        said = [signum, due, pause] if trainer.global_rank == 0 else [signum, 0, 0]
+        state = torch.tensor(said, dtype=torch.int32, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(state, torch.distributed.ReduceOp.MAX)
-        signum, due = state.tolist()
+        signum, due, self._meeting = state.tolist()
+        self._batches = 0
         return signum, bool(due)
 
     def _epoch_ends(self, trainer: Trainer, batch_idx: int) -> bool:
@@ -99,16 +123,7 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         assert self.path is not None
-        part = self.path.with_suffix(".part")
-        try:
-            trainer.save_checkpoint(part)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
-        if trainer.is_global_zero:
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(self.path)
+        trainer.save_checkpoint(self.path)
         self._next = time.monotonic() + self.seconds
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

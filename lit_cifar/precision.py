@@ -1,6 +1,6 @@
 """Which precision the hardware is fast at."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -17,3 +17,12 @@ def fast_precision(device: torch.device) -> Fast:
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "bf16-mixed"
     return "32-true"
+
+
+def chosen_device(accelerator: Any) -> torch.device:
+    """The kind of device that Lightning will choose for `--trainer.accelerator`."""
+    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if accelerator in ("mps", "gpu", "auto") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

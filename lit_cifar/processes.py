@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ def naming_lost_ranks(trainer: Trainer) -> Iterator[None]:
     parent = os.getppid()
     try:
         yield
+    except (UserError, OSError) as error:
+        launcher = trainer.strategy.launcher
+        if isinstance(launcher, _SubprocessScriptLauncher) and not getattr(error, "on_every_rank", False):
+            launcher.kill(signal.SIGKILL)  # the first rank alone has it, and tells it
+        raise
     except (RuntimeError, torch.distributed.DistBackendError) as error:
         if trainer.world_size > 1 and not isinstance(error, torch.OutOfMemoryError):
             rank = _lost_rank(trainer, parent)

@@ -34,8 +34,8 @@ class LitProgressBar(ProgressBar):
         self._enabled = False
 
     def enable(self) -> None:
-        """Undoes `disable`."""
-        self._enabled = True
+        """Undoes `disable`, but on the first rank alone: Lightning's finders call it on all."""
+        self._enabled = self._trainer is None or self._trainer.is_global_zero
 
     def _begin(self, description: str, total: float) -> None:
         if self._enabled and self._console.is_terminal:
@@ -89,7 +89,8 @@ class LitProgressBar(ProgressBar):
             self._print_line(trainer, pl_module, batch_idx)
 
     def _print_line(self, trainer: Trainer, module: LitClassifier, batch_idx: int, end: str = "") -> None:
-        since = trainer.global_step - LINE_STEPS
+        steps = min(LINE_STEPS, batch_idx + 1) // trainer.accumulate_grad_batches
+        since = trainer.global_step - max(1, steps)
         losses = [value for step, value in module.record.curves["train/loss"][-LINE_STEPS:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
         print(f"[{trainer.current_epoch + 1}, {batch_idx + 1:5d}] loss: {loss}{end}", flush=True)
@@ -98,8 +99,11 @@ class LitProgressBar(ProgressBar):
         """Ends the bar and prints what the epoch brought."""
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
-            accuracy = trainer.callback_metrics.get("val/accuracy")
-            end = "" if accuracy is None else f"  validation accuracy: {float(accuracy):.1%}".replace("%", " %")
+            validations = pl_module.record.curves["val/loss"]
+            end = ""
+            if validations and validations[-1][0] == trainer.global_step:
+                accuracy = float(trainer.callback_metrics["val/accuracy"])
+                end = f"  validation accuracy: {accuracy:.1%}".replace("%", " %")
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,7 +23,7 @@ class TrainingRecord:
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of right answers
         self._images = 0  # since the last logging, over all devices
         self._rng: dict[str, Tensor] | None = None  # to go on with, such as dropout's
-        self._started = 0.0
+        self._started: float | None = None
 
     def begin(self, device: torch.device) -> None:
         """Starts the clock, on the device that trains."""
@@ -44,6 +44,11 @@ class TrainingRecord:
         """Notes a step's sum of losses and number of right answers, `[2]`, on this rank."""
         self._sums += counts
 
+    @property
+    def loss(self) -> Tensor:
+        """The sum of losses since the last logging, on this rank's device."""
+        return self._sums[0]
+
     def means(self, trainer: Trainer, step: int) -> dict[str, float]:
         """Loss and accuracy since the last call, over all devices; the loss becomes a point of its curve."""
         loss, right = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
@@ -60,8 +65,9 @@ class TrainingRecord:
             "epochs": round(batches / trainer.num_training_batches, 2),
             "steps": trainer.global_step,
             "batch_size": batch_size,
-            "seconds": time.perf_counter() - self._started,
         }
+        if self._started is not None:  # Lightning's finders write a checkpoint before the training begins
+            self.trained["seconds"] = time.perf_counter() - self._started
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """All of it, from every rank. Call it on all of them."""
@@ -73,16 +79,20 @@ class TrainingRecord:
         if trainer.world_size > 1:
             here, ranks = ranks[0], [{}] * trainer.world_size
             torch.distributed.all_gather_object(ranks, here)
-        return {"curves": self.curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
+        # as tensors: pickling 10,000 points as tuples took longer than training on a short epoch
+        curves = {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.curves.items()}
+        return {"curves": curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on where `state_dict` was taken.
 
         Sums go to the rank that they come from, or where the number of devices has changed, to the first.
         """
-        self.curves = {name: [(step, value) for step, value in curve] for name, curve in state["curves"].items()}
+        curves = {name: torch.as_tensor(curve, dtype=torch.float64).tolist() for name, curve in state["curves"].items()}
+        self.curves = {name: [(int(step), value) for step, value in curve] for name, curve in curves.items()}
         self.trained = dict(state["trained"])
         self._images = state["images_since"]
+        self._started = None
         rank, ranks = trainer.global_rank, state["ranks"]
         if len(ranks) == trainer.world_size:
             self._sums, self._rng = ranks[rank]["sums"], ranks[rank]["rng"]

@@ -4,28 +4,30 @@ Every number is written once, in report.json; tables, PNGs and TensorBoard's fig
 measured here but wall time.
 """
 
-import csv
 import json
+import math
 import platform
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from lit_cifar import tables
+from lit_cifar import failures, tables
 from lit_cifar.classifier import LitClassifier
+from lit_cifar.failures import SHOWN, Answers
+from lit_cifar.loggers import log_report
+from lit_cifar.predictions import write_predictions
+from lit_cifar.whole import write_whole, writing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SHOWN = 32  # images in a picture: four rows of eight
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
 
 
@@ -58,9 +60,13 @@ class RunReport(Callback):
         """Writes and prints the report."""
         test_seconds = time.perf_counter() - self._test_started
         folder = run_folder(trainer)
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
-            report = make_report(trainer, pl_module, test_seconds)
-            written = _write(folder, trainer, pl_module, report) if folder else []
+        if not isinstance(pl_module, LitClassifier):
+            return
+        logits = in_order(trainer, pl_module.test_logits)
+        if trainer.is_global_zero:
+            answers = failures.read_answers(logits, pl_module.datamodule.images.test.labels)
+            report = make_report(trainer, pl_module, test_seconds, answers)
+            written = _write(folder, trainer, pl_module, report, answers) if folder else []
             tables.print_report(report, pl_module.datamodule.title, self._trained)
             tables.print_drawn_box(pl_module.datamodule.images)
             tables.print_paths(written)
@@ -79,15 +85,12 @@ class RunReport(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes predictions.csv: a line for each test image, in their order."""
         folder = run_folder(trainer)
-        parts: list[Any] = [trainer.predict_loop.predictions] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(parts, trainer.predict_loop.predictions)
+        probabilities = in_order(trainer, cast(list[Tensor], trainer.predict_loop.predictions))
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
-            # each batch was shared out over the devices: put its parts together again
-            probabilities = torch.cat([part.cpu() for batch in zip(*parts, strict=True) for part in batch])
             path = (folder or Path(trainer.default_root_dir)) / "predictions.csv"
             data = pl_module.datamodule
-            write_predictions(path, probabilities, data.images.test.labels, data.classes)
+            true = [data.classes[label] for label in data.images.test.labels[: len(probabilities)].tolist()]
+            write_predictions(path, {"image": range(len(true)), "class": true}, probabilities, data.classes)
             tables.print_written(path, f"{len(probabilities):,} test images of {data.title}")
 
 
@@ -96,22 +99,24 @@ def run_folder(trainer: Trainer) -> Path | None:
     return Path(trainer.log_dir) if trainer.loggers and trainer.log_dir else None
 
 
-def write_predictions(path: Path, probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """A CSV file with image, true and predicted class, and the probability of each class `[N, C]`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "class", "predicted", *classes])
-        rows = zip(labels.tolist(), probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
-        for i, (label, predicted, values) in enumerate(rows):
-            writer.writerow([i, classes[label], classes[predicted], *(f"{value:.6f}" for value in values)])
+def in_order(trainer: Trainer, batches: Sequence[Tensor]) -> Tensor:
+    """On the CPU, a row for each image of a loader in its order, from this rank's parts of its batches.
+
+    Each batch was shared out over the devices; call it on all of them to put the parts together again.
+    """
+    here = [part.cpu() for part in batches]
+    parts = [here] * trainer.world_size
+    if trainer.world_size > 1:
+        torch.distributed.all_gather_object(parts, here)
+    return torch.cat([part for batch in zip(*parts, strict=True) for part in batch])
 
 
-def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) -> dict[str, Any]:
+def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, answers: Answers) -> dict[str, Any]:
     """The content of report.json, after a test. Its keys are documented in the README."""
     data, results = module.datamodule, module.test_results
-    epochs = float(module.record.trained["epochs"])
-    per_class = zip(data.classes, results["class_accuracy"].tolist(), strict=True)
+    epochs, loss = float(module.record.trained["epochs"]), float(results["loss"])
+    seen = results["confusion_matrix"].sum(1).tolist()
+    per_class = zip(data.classes, results["class_accuracy"].tolist(), seen, strict=True)
     return {
         "recipe": module.recipe,
         "dataset": data.images.kind,
@@ -131,10 +136,11 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float) ->
         "images_per_second": module.record.trained["images"] / module.record.trained["seconds"]
         if module.record.trained["seconds"]
         else None,
-        "test_loss": float(results["loss"]),
+        "test_loss": loss if math.isfinite(loss) else None,
         "test_accuracy": float(results["accuracy"]),
-        "class_accuracy": dict(per_class),
+        "class_accuracy": {name: accuracy if count else None for name, accuracy, count in per_class},
         "confusion_matrix": results["confusion_matrix"].tolist(),
+        **failures.describe(answers, results["confusion_matrix"], data.classes),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
@@ -147,13 +153,13 @@ def device_name(trainer: Trainer) -> str:
     elif device.type == "mps":
         name = f"Apple GPU ({platform.machine()})"
     else:
-        name = f"CPU ({_processor()}), {torch.get_num_threads()} threads"
+        name = f"CPU ({_processor()}), {tables.plural(torch.get_num_threads(), 'thread')}"
     return name if trainer.world_size == 1 else f"{trainer.world_size} × {name}"
 
 
 def _processor() -> str:
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     except OSError:
@@ -165,28 +171,20 @@ def _parameters(module: LitClassifier) -> int:
     return sum(parameter.numel() for parameter in module.net.parameters())
 
 
-def _write(folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any]) -> list[Path]:
-    """Writes report.json and the PNGs into the run folder, and the same to TensorBoard; the paths, in order."""
-    from lit_cifar import figures
+def _write(
+    folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any], answers: Answers
+) -> list[Path]:
+    """Writes report.json, the PNGs and report.html into the run folder, and figures to the loggers; the paths."""
+    from lit_cifar import figures, page
 
-    folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "report.json.part"
-    part.write_text(json.dumps(report, indent=2) + "\n")
-    part.replace(folder / "report.json")
-
+    write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     data = module.datamodule
-    drawn = {"confusion": figures.confusion(report["confusion_matrix"], data.classes, f"Confusion on {data.title}")}
-    test = data.images.test
-    chosen = torch.linspace(0, len(test.labels) - 1, min(SHOWN, len(test.labels))).long()
-    predicted = module.predict_indices(chosen)
-    drawn["predictions"] = figures.predictions(
-        test.images[chosen], test.labels[chosen], predicted, data.classes, f"Test images of {data.title}"
-    )
-    if module.record.curves["train/loss"] or module.record.curves["val/loss"]:
-        drawn["loss"] = figures.loss(
-            _axes(module, "train/loss"), _axes(module, "val/loss"), f"Loss of {report['recipe']} on {data.title}"
-        )
-    paths = [figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())]
+    drawn = _draw(module, report, answers)
+    paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
+    config = folder / "config.yaml"  # written by the command line
+    embedded = {name: path for name, path in paths.items() if name in ("confusion", "loss", "reliability")}
+    recipe = config.read_text(encoding="utf-8") if config.exists() else ""
+    write_whole(folder / "report.html", page.render(report, data.title, data.images.test.images, embedded, recipe))
 
     indices = data.split()[0]
     chosen = indices[torch.linspace(0, len(indices) - 1, min(SHOWN, len(indices))).long()]
@@ -194,21 +192,33 @@ def _write(folder: Path, trainer: Trainer, module: LitClassifier, report: dict[s
     drawn["training images"] = figures.image_grid(
         data.images.train.images[chosen], captions, f"Training images of {data.title}"
     )
-    _to_tensorboard(trainer, report, drawn)
-    return [folder / "report.json", *paths]
+    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
+    with writing(folder):
+        log_report(trainer, report, drawn, step)
+    return [folder / "report.html", folder / "report.json", *paths.values()]
+
+
+def _draw(module: LitClassifier, report: dict[str, Any], answers: Answers) -> dict[str, "Figure"]:
+    """The figures of a test, by the names of their files."""
+    from lit_cifar import failure_figures, figures
+
+    data, title = module.datamodule, module.datamodule.title
+    images = data.images.test.images
+    chosen = torch.linspace(0, len(answers.labels) - 1, min(SHOWN, len(answers.labels))).long()
+    sample = images[chosen], answers.labels[chosen], answers.predicted[chosen]
+    drawn = {
+        "classes": failure_figures.per_class(report, f"Precision, recall and F1 of each class on {title}"),
+        "confusion": figures.confusion(report["confusion_matrix"], data.classes, f"Confusion on {title}"),
+        "mistakes": failure_figures.mistakes(images, report["confident_mistakes"], f"Surest mistakes on {title}"),
+        "predictions": figures.predictions(*sample, data.classes, f"Test images of {title}"),
+        "reliability": failure_figures.reliability(report, f"Accuracy against confidence on {title}"),
+        "uncertain": failure_figures.uncertain(images, report["uncertain_images"], f"Least sure images of {title}"),
+    }
+    if module.record.curves["train/loss"] or module.record.curves["val/loss"]:
+        curves = _axes(module, "train/loss"), _axes(module, "val/loss")
+        drawn["loss"] = figures.loss(*curves, f"Loss of {report['recipe']} on {title}")
+    return drawn
 
 
 def _axes(module: LitClassifier, name: str) -> tuple[list[int], list[float]]:
     return [step for step, _ in module.record.curves[name]], [value for _, value in module.record.curves[name]]
-
-
-def _to_tensorboard(trainer: Trainer, report: dict[str, Any], drawn: dict[str, "Figure"]) -> None:
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in drawn.items():
-                logger.experiment.add_figure(name, figure, step)
-            plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
-            results = {name: plain.pop(name) for name in ("test_loss", "test_accuracy")}
-            logger.log_hyperparams(plain, {f"hp/{name}": value for name, value in results.items()}, step)
-            logger.save()

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.exchange import Exchange
 from lit_cifar.fused import count
 
 
@@ -23,6 +24,7 @@ class SlicedStep:
         optimizer: any that steps without a closure.
         size: images in a slice; the whole batch where it has no more.
         context: of forward passes, such as autocast.
+        exchange: of gradients with other processes.
     """
 
     def __init__(
@@ -32,12 +34,13 @@ class SlicedStep:
         optimizer: torch.optim.Optimizer,
         size: int,
         context: Callable[[], AbstractContextManager[None]],
+        exchange: Exchange | None = None,
     ) -> None:
         self._net, self._loss, self._optimizer = net, loss, optimizer
-        self._size, self._context = size, context
+        self._size, self._context, self._exchange = size, context, exchange
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Trains on a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
+    def __call__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
         self._optimizer.zero_grad()
         counts = torch.zeros(2, device=images.device)
         for part, part_labels in zip(images.split(self._size), labels.split(self._size), strict=True):
@@ -46,5 +49,7 @@ class SlicedStep:
                 loss = self._loss(logits, part_labels)
             (loss * (len(part_labels) / len(labels))).backward()
             counts += count(loss, logits, part_labels)
+        if self._exchange is not None:
+            self._exchange(share)
         self._optimizer.step()
         return counts[0] / len(labels), counts

@@ -1,16 +1,23 @@
 """What a run prints: plain lines, and one table of the classes."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from lit_cifar.data.sources import Images
 
 BAR = 30  # width of the bar of 100 %, in characters
+NARROW = 60  # characters, below which runners-up stand below each other
+
+Guesses = list[tuple[str, float]]
+"""Classes with their probabilities, the likeliest first."""
 
 
 def _console() -> Console:
@@ -18,8 +25,8 @@ def _console() -> Console:
 
 
 def percent(fraction: float) -> str:
-    """`54.2 %`."""
-    return f"{fraction * 100:.1f} %"
+    """`54.2 %`; what is not quite all is never called 100."""
+    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
 
 
 def duration(seconds: float) -> str:
@@ -40,7 +47,7 @@ def print_start(data: str, net: str, device: str) -> None:
     """Says what trains on what."""
     console = _console()
     for name, text in (("Data", data), ("Net", net), ("Device", device)):
-        console.print(f"[bold]{name:<6}[/bold] {text}")
+        console.print(f"[bold]{name:<6}[/bold] {escape(text)}")
 
 
 def print_drawn_box(images: Images) -> None:
@@ -62,25 +69,58 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
             f"Finished training: {epochs}, {report['steps']:,} steps in {duration(report['train_seconds'])}"
         )
     total = sum(map(sum, report["confusion_matrix"]))
-    print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
+    tested = {name: accuracy for name, accuracy in report["class_accuracy"].items() if accuracy is not None}
+    print_accuracies("test images", total, report["test_accuracy"], tested, data)
 
 
 def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[str, float], data: str) -> None:
     """Prints the accuracy on all images, and a table of the classes."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
-    _console().print(f"Accuracy per class on {data}:")
+    _console().print(f"Accuracy per class on {escape(data)}:")
+    console = Console(highlight=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    for name, fraction in per_class.items():
-        table.add_row(name, percent(fraction), f"[cyan]{'█' * round(fraction * BAR)}[/cyan]")
-    Console(highlight=False).print(table)
+    names = [printable(name) for name in per_class]
+    bar = min(BAR, console.width - max(map(cell_len, ["class", *names])) - len("accuracy") - 4)  # what they leave
+    for name, fraction in zip(names, per_class.values(), strict=True):
+        table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+    console.print(table)
+
+
+def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: int, csv_path: Path) -> None:
+    """Prints a table of the first files of `count`: the class predicted, its probability, and the runners-up."""
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000  # a pipe has no edge: a line for each file, whatever the length of its name
+    table = Table(box=None, pad_edge=False)
+    table.add_column("file", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("prob.", justify="right", no_wrap=True)
+    table.add_column("runners-up", no_wrap=True)
+    between = "\n" if console.width < NARROW else ", "
+    for file, (best, *others) in zip(files, guesses, strict=False):
+        runners_up = between.join(f"{printable(name)} {percent(value)}" for name, value in others)
+        table.add_row(printable(str(file)), printable(best[0]), percent(best[1]), runners_up)
+    console.print(table)
+    if count > len(files):
+        _console().print(f"… and {count - len(files):,} more in {_short(csv_path)}", markup=False)
+
+
+def printable(text: str) -> str:
+    """A name from outside without what a terminal would obey or can't print."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def print_written(path: Path, content: str) -> None:
     """Says where something was written."""
-    _console().print(f"Written: {_short(path)} ({content})")
+    _console().print(f"Written: {_short(path)} ({content})", markup=False)
+
+
+def print_found(what: str, finder: str, drawn: Path | None = None) -> None:
+    """Says what one of Lightning's finders found, and where its curve is."""
+    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {_short(drawn)}' if drawn else ''}")
 
 
 def _short(path: Path) -> str:

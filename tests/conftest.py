@@ -1,7 +1,10 @@
 """A small folder of pictures, and the command line called as a user calls it, in this process."""
 
+import io
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import pytest
 from PIL import Image
 
 from lit_cifar.__main__ import main
+from lit_cifar.cli import run
 
 CLASSES = ("airplane", "automobile", "bird")
 
@@ -47,14 +51,77 @@ def pictures(tmp_path: Path) -> Path:
     return paint_pictures(tmp_path / "pictures")
 
 
-def paint_pictures(root: Path) -> Path:
-    """`train/<class>/*.png` and `test/<class>/*.png`: three classes of 20 and 8 noisy images, told by their colour."""
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB."""
+    folder = tmp_path / "small disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def paint_pictures(root: Path, classes: Sequence[str] = CLASSES) -> Path:
+    """`train/<class>/*.png` and `test/<class>/*.png`: of each class 20 and 8 noisy images of its colour."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 8)):
-        for label, name in enumerate(CLASSES):
+        for label, name in enumerate(classes):
             (root / split / name).mkdir(parents=True)
             for i in range(count):
                 pixels = generator.integers(0, 120, (32, 32, 3), dtype=np.uint8)
-                pixels[..., label] += 120
+                pixels[..., label % 3] += 120
                 Image.fromarray(pixels).save(root / split / name / f"{i:03d}.png")
     return root
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run of three classes, told by their colour."""
+    root = tmp_path_factory.mktemp("runs")
+    data = (f"--data.root={paint_pictures(root / 'pictures')}", "--data.val_size=6", "--data.batch_size=1")
+    train = ("--trainer.max_epochs=3", "--model.optimizer.lr=0.01", "--model.net.num_classes=3")
+    words = ("fit", "--config=configs/tutorial.yaml", *data, *train, f"--trainer.default_root_dir={root}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["lit_cifar", *words])
+        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)
+        main()
+    return root
+
+
+def checkpoint(runs: Path) -> Path:
+    """That of the run in `runs`."""
+    return runs / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "best.ckpt"
+
+
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "safetensors": ".safetensors"}
+
+
+class Exported(NamedTuple):
+    folder: Path  # with lightning_logs, pictures, picture.jpg, and model.* in all formats
+    checkpoint: Path
+    out: dict[str, str]  # what each format's export printed
+    err: str
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """One trained network, exported in all formats by the README's commands."""
+    folder = tmp_path_factory.mktemp("exported")
+    pictures = paint_pictures(folder / "pictures")
+    Image.open(pictures / "test" / "bird" / "000.png").resize((150, 100)).save(folder / "picture.jpg")
+    out = {}
+    with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as err:
+        patch.chdir(folder)
+        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
+        fit = ("--trainer.max_epochs=1", "--data.val_size=6", "--model.net.init_args.num_classes=3")
+        run(["fit", "--data.root=pictures", *fit])
+        for name, suffix in SUFFIXES.items():
+            with redirect_stdout(io.StringIO()) as printed:
+                run(["export", "--data.root=pictures", f"--format={name}", f"--output=model{suffix}"])
+            out[name] = printed.getvalue()
+    checkpoint = folder / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "best.ckpt"
+    return Exported(folder, checkpoint, out, err.getvalue())

@@ -26,9 +26,15 @@ def run(*argv: str | Path) -> str:
     return out
 
 
+def run_folder(root: Path) -> Path:
+    """That of the only run with a last.ckpt: one killed before its first is begun anew, in the next folder."""
+    (last,) = root.glob(str(RUN.with_name("version_*") / "checkpoints" / "last.ckpt"))
+    return last.parent.parent
+
+
 def last_checkpoint(root: Path) -> dict[str, Any]:
     """The content of last.ckpt, without what tells of folders and wall time."""
-    checkpoint = torch.load(root / RUN / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint = torch.load(run_folder(root) / "checkpoints" / "last.ckpt", weights_only=True)
     del checkpoint["lit_cifar"]["record"]["trained"]["seconds"]
     for state in checkpoint["callbacks"].values():
         for key in ("dirpath", "best_model_path", "best_k_models", "kth_best_model_path", "last_model_path"):
@@ -57,7 +63,7 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 def tensorboard_curves(root: Path) -> dict[str, list[tuple[int, float]]]:
     """(step, value) of every scalar, as TensorBoard shows them."""
-    events = EventAccumulator(str(root / RUN), size_guidance={"scalars": 0})
+    events = EventAccumulator(str(run_folder(root)), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 

@@ -6,10 +6,12 @@ from statistics import fmean, median, stdev
 
 import pytest
 from conftest import Cli
+from PIL import Image
 
 SMALL = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.max_epochs=1")
 
 
+@pytest.mark.slow
 def test_runs_train_with_one_seed_after_another_and_keep_every_figure(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", f"--output={output}")
@@ -29,6 +31,21 @@ def test_runs_train_with_one_seed_after_another_and_keep_every_figure(cli: Cli, 
     assert f"Mean of 2 runs: {fmean(accuracies) * 100:.2f} %" in result.out
 
 
+@pytest.mark.slow
+def test_budgets_train_for_each_number_of_epochs_and_are_drawn(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", f"--output={output}")
+    result = cli("bench", "--epochs=2,1", *root, *SMALL[:2])
+    assert result.code == 0, result.err
+    runs = json.loads(output.read_text())["runs"]
+    folders = [tmp_path / f"lightning_logs/tutorial/version_{i}/report.json" for i in range(2)]
+    reports = [json.loads(folder.read_text()) for folder in folders]
+    assert [run["epochs"] for run in runs] == [report["epochs"] for report in reports] == [1, 2]
+    assert [run["test_accuracy"] for run in runs] == [report["test_accuracy"] for report in reports]
+    assert Image.open(tmp_path / "bench.png").width > 800
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("against", ["plain", "step", "eval"])
 def test_both_sides_are_measured_and_the_ratio_is_that_of_their_medians(
     cli: Cli, pictures: Path, tmp_path: Path, against: str
@@ -52,7 +69,9 @@ def test_both_sides_are_measured_and_the_ratio_is_that_of_their_medians(
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "bench needs one of --against and --runs"),
+        ([], "bench needs one of --against, --runs and --epochs"),
+        (["--epochs=2,none"], "--epochs 2,none must be whole numbers above 0"),
+        (["--epochs=2", "--runs=2"], "bench needs one of --against, --runs and --epochs"),
         (["--runs=0"], "--runs 0 must be at least 1"),
         (["--against=plain", "--rounds=0"], "--rounds 0 must be at least 1"),
         (["--against=fast"], "invalid choice: 'fast'"),

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ import torch
 from conftest import Cli, paint_pictures
 from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_cifar.checkpoint import named_checkpoint
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
@@ -51,7 +54,7 @@ def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictu
     for tag in before.Tags()["scalars"]:
         points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]
         assert points[0] == points[1], tag
-    assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 4
+    assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 8
 
 
 def test_an_epoch_that_max_steps_cut_short_is_finished_when_the_run_goes_on(
@@ -195,3 +198,25 @@ def test_a_checkpoint_may_not_name_any_class_for_its_net(
     assert result.code == 2
     assert path in result.err
     assert result.err.count("\n") == 1
+
+
+def test_without_a_name_the_newest_run_counts_whatever_its_recipe(trained: Path, tmp_path: Path) -> None:
+    best = trained.with_name("best.ckpt")
+    assert named_checkpoint(None, tmp_path) == named_checkpoint("best", tmp_path) == best
+    later = tmp_path / "lightning_logs" / "speedrun" / "version_0" / "checkpoints"  # nothing held out, so no best.ckpt
+    later.mkdir(parents=True)
+    shutil.copy(trained, later)
+    os.utime(later / "last.ckpt", (time.time() + 9, time.time() + 9))
+    assert named_checkpoint(None, tmp_path) == named_checkpoint("last", tmp_path) == later / "last.ckpt"
+    assert named_checkpoint("best", tmp_path) == best
+    assert named_checkpoint("elsewhere.ckpt", tmp_path) == Path("elsewhere.ckpt")
+
+
+def test_a_part_of_the_test_images_is_predicted_where_only_a_part_is_asked_for(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path
+) -> None:
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={trained}")
+    result = cli("predict", *root, "--data.eval_batch_size=5", "--trainer.limit_predict_batches=2")
+    assert result.code == 0, result.err
+    (written,) = tmp_path.glob("lightning_logs/tutorial/*/predictions.csv")
+    assert len(written.read_text().splitlines()) == 1 + 10

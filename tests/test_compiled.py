@@ -10,6 +10,7 @@ from running import DRAWN, RUN, run, start
 COMPILED = (*DRAWN, "--data.batch_size=128", "--trainer.max_steps=10", "--model.compile=true")
 
 
+@pytest.mark.slow
 def test_without_a_compiler_it_is_refused_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no_compiler"))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))

@@ -21,6 +21,10 @@ def test_the_bare_command_trains_on_drawn_images_and_says_so(cli: Cli, tmp_path:
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "drawn"
     assert "127.0.0.1:9: connection refused" in report["drawn_because"]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "DRAWN IMAGES" in page
+    assert "accuracies on them say nothing about CIFAR-10" in page
+    assert "127.0.0.1:9: connection refused" in page
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["dataset"] == "drawn"
 
 

@@ -5,17 +5,19 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import Cli
 from running import differences
 from torch import nn
 
+from lit_cifar import CIFAR10DataModule, LitClassifier
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import open_images
 from lit_cifar.fused import count
 from lit_cifar.nets.speedrun import SpeedrunNet
-from lit_cifar.optim import LinearToZero, Muon, orthogonal
+from lit_cifar.optim import LinearToZero
 from lit_cifar.precision import fast_precision
 from lit_cifar.sliced import SlicedStep
 from lit_cifar.views import Views, mean_logits
@@ -62,29 +64,6 @@ def test_the_recipe_learns_in_the_precision_that_is_fast_and_goes_on_bit_for_bit
     (schedule,) = checkpoints[0]["lr_schedulers"]
     assert schedule["total_steps"] == 24
     assert schedule["_last_lr"] == [0.0, 0.0, 0.0]
-
-
-def test_orthogonal_brings_all_singular_values_near_one() -> None:
-    torch.manual_seed(0)
-    for shape in ((20, 50), (50, 20)):
-        values = torch.linalg.svdvals(orthogonal(torch.randn(shape), 6))
-        assert values.min() > 0.6
-        assert values.max() < 1.3
-
-
-def test_muon_keeps_the_norm_of_filters_and_decays_the_others_alone() -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8, 4))
-    optimizer = Muon(net.parameters(), lr=0.1, head_lr=0.1, bias_lr=0.1, weight_decay=0.01)
-    before = [weight.detach().clone() for weight in net.parameters()]
-    for weight in net.parameters():
-        weight.grad = torch.zeros_like(weight)
-    optimizer.step()
-    filters, bias, matrix, _ = net.parameters()
-    assert float(filters.detach().norm()) == pytest.approx(8**0.5, rel=1e-5)
-    assert torch.allclose(filters, before[0] * 8**0.5 / before[0].norm(), atol=1e-6)
-    for now, then in ((bias, before[1]), (matrix, before[2])):
-        assert torch.allclose(now, then * (1 - 0.01 * 1.85), atol=1e-6)  # Nesterov: 1 + 0.85 of the first gradient
 
 
 def test_the_schedule_falls_in_a_line_to_zero() -> None:
@@ -155,6 +134,23 @@ def test_views_make_the_logits_of_an_image_and_its_mirror_image_the_same() -> No
                 assert torch.allclose(both[0], both[1], atol=1e-6)
 
 
+def test_only_images_of_which_the_net_is_unsure_are_looked_at_again() -> None:
+    torch.manual_seed(0)
+    net = SpeedrunNet(widths=(4, 8, 8)).eval()
+    images = torch.randn(20, 3, 32, 32)
+    with torch.no_grad():
+        first, six = net(images), mean_logits(net, images, "flip-shift")
+        confidences = first.softmax(1).amax(1)
+        chosen = mean_logits(net, images, "flip-shift", float(confidences.median()))
+        none = mean_logits(net, images, "flip-shift", float(confidences.min()) / 2)
+    sure = confidences >= confidences.median()
+    assert 0 < sure.sum() < 20
+    assert torch.equal(chosen[sure], first[sure])
+    assert torch.allclose(chosen[~sure], six[~sure], atol=1e-6)
+    assert not torch.allclose(chosen[~sure], first[~sure])
+    assert torch.equal(none, first)
+
+
 def test_the_whitening_layer_gives_uncorrelated_numbers_of_variance_one() -> None:
     torch.manual_seed(0)
     net = SpeedrunNet(widths=(4, 8, 8))
@@ -165,13 +161,30 @@ def test_the_whitening_layer_gives_uncorrelated_numbers_of_variance_one() -> Non
     assert torch.allclose(covariance, torch.eye(12), atol=0.05)
 
 
+class Shown(SpeedrunNet):
+    def calibrate(self, images: torch.Tensor) -> None:
+        self.shown = images
+
+
+def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_cifar.calibrated.IMAGES", 6)
+    net = Shown(num_classes=3, widths=(4, 8, 8))
+    data = CIFAR10DataModule(str(pictures), batch_size=60, val_size=0)
+    pl.Trainer(max_steps=1, logger=False, default_root_dir=tmp_path).fit(LitClassifier(net), datamodule=data)
+    strongest = net.shown.mean((2, 3)).argmax(1)  # a class is told by its colour
+    assert strongest.bincount(minlength=3).tolist() == [2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["--model.slice_size=-1"], "--model.slice_size -1 must be 0 or more"),
         (["--model.sides=[[1.5,20]]"], "must be pairs of a share from 0 to 1 and a side from 8 to 224"),
         (["--model.test_time_augmentation=rotate"], "--model.test_time_augmentation: rotate is not a valid value"),
-        (["--model.optimizer.lr=-1"], "learning rates must be 0 or more"),
+        (["--model.confidence_threshold=0"], "--model.confidence_threshold 0.0 must be more than 0, and at most 1"),
+        (["--model.optimizer.lr=-1"], "lr, head_lr, bias_lr and weight_decay must be 0 or more"),
     ],
 )
 def test_a_mistake_gives_one_sentence(

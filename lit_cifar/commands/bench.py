@@ -1,4 +1,5 @@
-"""`python -m lit_cifar bench`: how fast is it, against what; and how far do results vary from seed to seed.
+"""`python -m lit_cifar bench`: how fast is it, against what; how far do results vary from seed to seed; and what
+accuracy comes of how much time.
 
 Every measurement is a process of its own, and the two sides of a comparison take turns, so that a slow minute of the
 machine meets both.
@@ -11,9 +12,10 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
-from lit_cifar import tables
+from lit_cifar import figures, tables
 from lit_cifar.comparisons import COMPARISONS, SCRIPTS, Setting, fit
 from lit_cifar.errors import UsageError
+from lit_cifar.whole import write_whole
 
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 """Student's t for the middle 95 %, by degrees of freedom from 1; 2.0 is near enough for more."""
@@ -23,13 +25,16 @@ def main(argv: list[str]) -> None:
     """Measures, prints, and keeps the figures in a JSON file."""
     parser = argparse.ArgumentParser(
         prog="python -m lit_cifar bench",
-        description="Compare speed with other ways to do the same, or train with several seeds.",
+        description="Compare speed with other ways to do the same, or train with several seeds or budgets.",
         epilog="Flags of fit, such as --trainer.max_epochs 1, are handed on to it.",
         allow_abbrev=False,
         exit_on_error=False,
     )
     parser.add_argument("--against", choices=COMPARISONS, help="What to compare with.")
     parser.add_argument("--runs", type=int, help="Train the recipe this many times, with seeds 0, 1, 2, …")
+    parser.add_argument(
+        "--epochs", help="Train the recipe for each of these numbers of epochs, such as 2,4,8, and draw it."
+    )
     parser.add_argument("--config", help="The recipe; the tutorial's by default.")
     parser.add_argument("--rounds", type=int, default=5, help="Measurements of each side (default 5).")
     parser.add_argument("--steps", type=int, default=1000, help="Steps, where these are counted (default 1000).")
@@ -40,19 +45,35 @@ def main(argv: list[str]) -> None:
         options, words = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
         raise UsageError(f"bench: {error}") from error
-    if (options.against is None) == (options.runs is None):
-        raise UsageError("bench needs one of --against and --runs; --help tells of both")
+    if sum(job is not None for job in (options.against, options.runs, options.epochs)) != 1:
+        raise UsageError("bench needs one of --against, --runs and --epochs; --help tells of all three")
     for name in ("rounds", "steps", "runs"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise UsageError(f"--{name} {value} must be at least 1")
+    if not options.output.parent.is_dir():
+        raise UsageError(
+            f"--output {options.output}: there is no folder {options.output.parent}; create it, or name another"
+        )
     setting = Setting(options.config or _tutorial(), options.root, options.batch_size, options.steps, words)
-    figures = _compare(options.against, setting, options.rounds) if options.against else _repeat(setting, options.runs)
-    options.output.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if options.against:
+        found = _compare(options.against, setting, options.rounds)
+    elif options.runs:
+        found = _repeat(setting, options.runs)
+    else:
+        found = _budgets(setting, _numbers(options.epochs), options.output.with_suffix(".png"))
+    write_whole(options.output, json.dumps(found, indent=2) + "\n", "--output")
     print(f"Written: {options.output}")
 
 
+def _numbers(text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise UsageError(f"--epochs {text} must be whole numbers above 0 with commas between them, such as 2,4,8")
+    return sorted({int(part) for part in parts})
+
+
 def _tutorial() -> str:
-    from lit_cifar.cli import recipes_folder
+    from lit_cifar.recipe import recipes_folder
 
     return str(recipes_folder() / "tutorial.yaml")
 
@@ -76,27 +97,47 @@ def _compare(name: str, setting: Setting, rounds: int) -> dict[str, Any]:
     return {"against": name, "recipe": setting.recipe, "unit": unit, "values": values, "ratio": ratio}
 
 
+def _train(setting: Setting, what: str, value: int, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One run's figures, said and returned, and its report."""
+    report = fit(setting, *flags).report
+    run = {what: value} | {key: report[key] for key in ("test_accuracy", "train_seconds", "test_seconds")}
+    seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
+    print(f"{what.title()} {value}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
+    return run, {key: report[key] for key in ("recipe", "dataset", "device_name", "precision")}
+
+
+def _budgets(setting: Setting, epochs: list[int], path: Path) -> dict[str, Any]:
+    """The same recipe with a longer and longer training, drawn as accuracy against time."""
+    runs: list[dict[str, Any]] = []
+    about: dict[str, Any] = {}
+    for number in epochs:
+        run, about = _train(setting, "epochs", number, f"--trainer.max_epochs={number}")
+        runs.append(run)
+    seconds = [run["train_seconds"] + run["test_seconds"] for run in runs]
+    title = f"Accuracy against time: {about['recipe']} on {about['device_name']}"
+    drawn = figures.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
+    print(f"Written: {figures.save(drawn, path, '--output')}")
+    return about | {"runs": runs}
+
+
 def _repeat(setting: Setting, count: int) -> dict[str, Any]:
     """The same recipe with one seed after another; the run folders stay."""
     runs: list[dict[str, Any]] = []
-    report: dict[str, Any] = {}
+    about: dict[str, Any] = {}
     for seed in range(count):
-        report = fit(setting, "--seed_everything", str(seed)).report
-        runs.append({"seed": seed} | {key: report[key] for key in ("test_accuracy", "train_seconds", "test_seconds")})
-        seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
-        print(f"Seed {seed}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
+        run, about = _train(setting, "seed", seed, "--seed_everything", str(seed))
+        runs.append(run)
     accuracies = [run["test_accuracy"] for run in runs]
     mean = fmean(accuracies)
     mean_seconds = fmean(run["train_seconds"] + run["test_seconds"] for run in runs)
-    figures = {key: report[key] for key in ("recipe", "dataset", "device_name", "precision")}
-    figures |= {"runs": runs, "mean_accuracy": mean, "mean_seconds": mean_seconds}
+    found = about | {"runs": runs, "mean_accuracy": mean, "mean_seconds": mean_seconds}
     print(f"Mean of {tables.plural(count, 'run')}: {mean * 100:.2f} % in {tables.duration(mean_seconds)}")
     if count > 1:
         spread = stdev(accuracies)
         half = (T_95[count - 2] if count - 2 < len(T_95) else 2.0) * spread / math.sqrt(count)
-        figures |= {"standard_deviation": spread, "interval_95": [mean - half, mean + half]}
+        found |= {"standard_deviation": spread, "interval_95": [mean - half, mean + half]}
         print(f"Standard deviation {spread * 100:.2f} %; 95 % interval of the mean: ± {half * 100:.2f} %")
-    return figures
+    return found
 
 
 def _figure(value: float) -> str:

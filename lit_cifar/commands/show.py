@@ -1,6 +1,5 @@
 """`python -m lit_cifar show`: a labelled grid of training images, as the net sees them but with colours restored."""
 
-import argparse
 from pathlib import Path
 
 import torch
@@ -11,7 +10,9 @@ from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
-from lit_cifar.parser import Parser, read_recipe
+from lit_cifar.parser import Parser
+from lit_cifar.peek import peek
+from lit_cifar.recipe import read_recipe
 
 COLUMNS = 8
 EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # where the recipe has none of its own
@@ -42,7 +43,7 @@ def main(argv: list[str]) -> None:
         images, labels = loader.take(indices)
         title = f"Training images of {data.title}"
     names = [data.classes[label] for label in labels.tolist()]
-    path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output)
+    path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output, "--output")
     for row in range(0, len(names), COLUMNS):
         print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
     print(f"Written: {path}")
@@ -50,11 +51,12 @@ def main(argv: list[str]) -> None:
 
 def _take_recipe(parser: Parser, argv: list[str]) -> None:
     """Makes the recipe's `data` keys the defaults; its other keys do not matter here."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--config")
-    if path := peek.parse_known_args(argv)[0].config:
+    for path in peek(argv).config:
         for key, value in (read_recipe(path).get("data") or {}).items():
-            parser.set_defaults({f"data.{key}": value})
+            try:
+                parser.set_defaults({f"data.{key}": value})
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"--config {path}: show knows no data.{key}, or not this value of it") from error
 
 
 def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """CIFAR10DataModule: hands images, as batches on the device, to Lightning."""
 
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from lit_cifar.data.download import MIRRORS
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError
+
+LARGEST = 1e6  # of a mean, or a standard deviation or its inverse
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
@@ -32,6 +35,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         flip: Mirror half of the training images; alternate mirrors each in every second epoch.
         crop: Pad training images by this many pixels (reflected) and crop them at random to their size; 0 for none.
         cutout: Side in pixels of a square cut out of each training image at random; 0 for none.
+        jitter: Add up to this to all normalised values of a training image, then multiply them by up to this more or
+            less than 1: other light, other contrast; 0 for none.
         transform: A transform of training images of your own, such as one of torchvision.transforms.v2: takes and
             returns uint8 [3, H, W], one image at a time, so it is slower than the above.
         mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
@@ -50,6 +55,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         flip: bool | Literal["alternate"] = False,
         crop: int = 0,
         cutout: int = 0,
+        jitter: float = 0.0,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
         mirrors: str | Sequence[str] = MIRRORS,
         seed: int = 0,
@@ -57,13 +63,18 @@ class CIFAR10DataModule(pl.LightningDataModule):
         super().__init__()
         _require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
         _require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
+        _require(str(root) != "", "--data.root is empty; name the folder of the images")
         _require(val_size >= 0, f"--data.val_size {val_size} must be 0 or more")
         _require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
         _require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
-        _require(len(mean) == 3, f"--data.mean {list(mean)} must have three values, for red, green and blue")
+        _require(0 <= jitter < 1, f"--data.jitter {jitter} must be 0 or more, and below 1")
         _require(
-            len(std) == 3 and min(std) > 0,
-            f"--data.std {list(std)} must have three values above 0, for red, green and blue",
+            len(mean) == 3 and all(abs(value) <= LARGEST for value in mean),
+            f"--data.mean {list(mean)} must have three finite values, for red, green and blue",
+        )
+        _require(
+            len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std),
+            f"--data.std {list(std)} must have three finite values above 0, for red, green and blue",
         )
         self.root = Path(root).expanduser()
         self.dataset: Dataset = dataset
@@ -71,7 +82,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
-        self.augmentation = Augmentation(flip, crop, cutout, transform)
+        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
         self.seed = seed
         self._images: Images | None = None
@@ -147,6 +158,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         """Batches of the images held out; none if `val_size` is 0."""
         if self.val_size == 0:
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # as it should be
             return []
         _, validation = self.split()
         return self._loader(self.images.train, self.eval_batch_size, indices=validation)

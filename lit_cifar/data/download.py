@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.whole import amount, free
 
 
 class Archive(NamedTuple):
@@ -133,7 +134,8 @@ def download(
         part.replace(path)
     except OSError as error:  # of the disk: what the network raises has become a _MirrorError
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            problem, remedy = f"has no room for the {archive.size:,} bytes of {archive.name}", "free some space there"
+            room = f"has no room for the {archive.size:,} bytes of {archive.name} ({amount(free(root))} are free)"
+            problem, remedy = room, "free some space there"
         else:
             problem, remedy = f"can't be written ({error.strerror or error})", "change that"
         raise UserError(f"{root} {problem}; {remedy}, or name another folder with --data.root") from error

@@ -17,17 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data.images import ImageSet
-from lit_cifar.errors import UsageError, UserError
+from lit_cifar.data.pictures import SIDE, decode_picture
+from lit_cifar.errors import UsageError
 
 CACHE = "lit_cifar_cache.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
-SIDE = 32
 SHOWN_AS = {"airplane": "plane", "automobile": "car"}
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 FILES_A_TASK = 500  # 50 ms of decoding: the progress bar moves, and threads are not busy with handing over
@@ -127,39 +126,12 @@ def _decode(paths: list[Path]) -> Tensor:
     return pictures
 
 
-def decode_picture(path: Path) -> Tensor:
-    """uint8 `[3, 32, 32]` of a PNG or JPEG file of any size and mode, turned as its EXIF data say.
-
-    Raises:
-        UserError: the file is not a picture that can be decoded.
-    """
-    try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
-            plain = picture.mode == "RGB" and picture.size == (SIDE, SIDE)
-            if not plain or "exif" in picture.info or "transparency" in picture.info:
-                picture = _rgb(ImageOps.exif_transpose(picture)).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-            return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
-    except PermissionError:
-        raise  # the picture may be fine
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can't be decoded as a PNG or JPEG image; replace or remove it") from error
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """RGB of any mode: 16 bits are scaled to 8, what is transparent becomes white."""
-    if picture.mode.startswith("I"):
-        picture = Image.fromarray((np.asarray(picture, dtype=np.int64) >> 8).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
-
-
 def _read(cache: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """The arrays of an up-to-date, undamaged cache, else None."""
     try:
         with np.load(cache, allow_pickle=False) as file:
+            if sum(entry.file_size for entry in file.zip.infolist()) > cache.stat().st_size:
+                return None  # larger unpacked: not ours, and it might not fit into memory
             # numpy reads as far as an array's header says, so a damaged header escapes the CRC: 50 ms for all bytes
             if str(file["fingerprint"]) == fingerprint and file.zip.testzip() is None:
                 return {name: file[name] for name in ARRAYS}

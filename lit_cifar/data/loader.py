@@ -118,7 +118,11 @@ class BatchLoader:
         indices = indices.to(self._device)
         images = self._images.index_select(0, indices)  # ten times as fast as [indices]
         images = self.augmentation(images, indices, self.seed, self.epoch)
-        normalised = images.float().mul_(self._scale).add_(self._shift)
+        scale, shift = self._scale, self._shift
+        if self.augmentation.jitter:
+            offset, factor = self.augmentation.light(indices, self.seed, self.epoch)
+            scale, shift = scale * factor, (shift + offset) * factor
+        normalised = images.float().mul_(scale).add_(shift)
         if self.side is not None and self.side != images.shape[-1] and len(images):
             normalised = F.interpolate(normalised, (self.side, self.side), mode="bilinear", antialias=True)
         return normalised, self._labels[indices]

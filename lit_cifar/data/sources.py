@@ -6,11 +6,13 @@ unpickler that knows three names of numpy's and no others. Any number of process
 once: one prepares, the others wait for it.
 """
 
+import gzip
 import hashlib
 import io
 import pickle
 import shutil
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
@@ -25,6 +27,7 @@ from lit_cifar.data.download import CIFAR10, MIRRORS, DownloadError, download, m
 from lit_cifar.data.folder import SUFFIXES, is_folder, load_folder
 from lit_cifar.data.images import CIFAR10_CLASSES, ImageSet
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.whole import unwritable
 
 Dataset = Literal["auto", "real", "drawn"]
 Kind = Literal["cifar10", "folder", "drawn"]
@@ -37,6 +40,7 @@ TRAIN_BATCHES = {  # name: MD5, as torchvision lists them
     "data_batch_4": "634d18415352ddfa80567beed471001a",
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
 }
+LARGEST = 200_000_000  # bytes of an unpacked archive: CIFAR-10's is of 186 MB
 TEST_BATCHES = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 
 
@@ -87,6 +91,11 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         ) from error
 
 
+def holds_images(root: Path) -> bool:
+    """Whether `open_images` would find what it needs in `root`, and download nothing."""
+    return is_folder(root) or (root / BATCHES).is_dir() or (root / CIFAR10.name).is_file()
+
+
 def _drawn(why: str = "") -> Images:
     from lit_cifar.data.drawn import draw
 
@@ -129,24 +138,49 @@ def _refuse_other_pictures(root: Path) -> None:
 
 
 def _unpack(archive: Path, root: Path) -> None:
-    """Takes the batches alone out of a checked archive, whole or not at all."""
+    """Takes the batches alone out of a checked archive, whole or not at all: under their names, whatever its own are.
+
+    It is unpacked in memory first, and no further than LARGEST, so that nothing is written of an archive with a fault.
+    """
     part = root / f"{BATCHES}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
+        files = _members(archive)
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise UserError(f"{archive} is damaged; delete it and run again to download it") from error
+    try:
         part.mkdir()
-        with tarfile.open(archive, "r:gz") as tar:
-            for name in (*TRAIN_BATCHES, *TEST_BATCHES):
-                member = tar.extractfile(f"{BATCHES}/{name}") if f"{BATCHES}/{name}" in tar.getnames() else None
-                if member is None:
-                    raise UserError(f"{archive} lacks {BATCHES}/{name}; delete it and run again to download it")
-                with member, (part / name).open("wb") as file:
-                    shutil.copyfileobj(member, file)
+        for name, content in files.items():
+            (part / name).write_bytes(content)
     except OSError as error:
         shutil.rmtree(part, ignore_errors=True)
-        raise UserError(
-            f"{archive} could not be unpacked into {root} ({error.strerror or error}); it needs 185 MB there"
-        ) from error
+        raise unwritable(root / BATCHES, error, sum(map(len, files.values())), "--data.root") from error
     part.rename(root / BATCHES)
+
+
+def _members(archive: Path) -> dict[str, bytes]:
+    """The batches in an archive, by their names.
+
+    Raises:
+        UserError: it lacks one, or is larger than LARGEST.
+    """
+    with gzip.open(archive) as packed:
+        content = packed.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise UserError(
+            f"{archive} holds more than {LARGEST:,} bytes, which CIFAR-10 does not; delete it and run again to"
+            " download it"
+        )
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = {member.name: member for member in tar if member.isreg()}  # no links, folders or devices
+        for name in (*TRAIN_BATCHES, *TEST_BATCHES):
+            member = members.get(f"{BATCHES}/{name}")
+            file = tar.extractfile(member) if member else None
+            if file is None:
+                raise UserError(f"{archive} lacks the file {BATCHES}/{name}; delete it and run again to download it")
+            files[name] = file.read()
+    return files
 
 
 def _load_batches(root: Path) -> tuple[ImageSet, ImageSet]:

@@ -37,6 +37,7 @@ class ResNet18(nn.Module):
             num_classes: number of logits.
         """
         super().__init__()
+        self.num_classes = num_classes
         stages: list[nn.Module] = []
         channels_in = 64
         for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):

@@ -1,9 +1,8 @@
-"""The net, loss, optimizer and batches of a recipe in a loop with nothing else: what a step costs at the least.
+"""The net, loss, optimizer, precision and batches of a recipe in a loop with nothing else: what a step costs at least.
 
     python tests/benchmarks/bare_step.py RECIPE ROOT BATCH_SIZE STEPS
 
-BATCH_SIZE 0 is the recipe's.
-Prints JSON: milliseconds a step.
+BATCH_SIZE 0 is the recipe's. Images have their own size throughout. Prints JSON: milliseconds a step.
 """
 
 import json
@@ -18,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from lit_cifar.comparisons import made
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.precision import fast_precision
 
 
 def main(recipe_path: str, root: str, batch_size: int, steps: int) -> None:
@@ -29,13 +29,19 @@ def main(recipe_path: str, root: str, batch_size: int, steps: int) -> None:
     )
     loader = data.train_dataloader()
     batches = (batch for _ in iter(int, 1) for batch in loader)  # epoch after epoch
-    net = made(recipe["model"]["net"])
-    optimizer = made(recipe["model"]["optimizer"], net.parameters())
+    model = recipe["model"]
+    net = made(model["net"])
+    optimizer = made(model["optimizer"], net.parameters())
+    criterion = made(model["loss"]) if isinstance(model["loss"], dict) else F.cross_entropy
+    bf16 = recipe.get("fast_precision", False) and fast_precision(torch.device("cpu")) == "bf16-mixed"
     started = time.perf_counter()
     for images, labels in islice(batches, steps):
         optimizer.zero_grad()
-        loss = F.cross_entropy(net(images), labels)
-        loss.backward()
+        size = model.get("slice_size") or len(images)
+        for part, part_labels in zip(images.split(size), labels.split(size), strict=True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+                loss = criterion(net(part), part_labels)
+            (loss * (len(part) / len(images))).backward()
         optimizer.step()
     print(json.dumps({"value": (time.perf_counter() - started) / steps * 1000}))
 

@@ -109,6 +109,8 @@ def test_holding_out_all_images_is_refused(module: Any, val_size: int) -> None:
         ("crop", 32),
         ("cutout", -1),
         ("cutout", 65),
+        ("jitter", -0.1),
+        ("jitter", 1.0),
         ("mean", [0.5]),
         ("mean", [0.1, 0.2, 0.3, 0.4]),
         ("std", [0.5, 0.5]),

@@ -21,6 +21,7 @@ import pytest
 
 from lit_cifar.data.download import Archive, DownloadError, download, md5_of
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.whole import amount, free
 
 BODY = random.Random(0).randbytes(3_000_000)
 WRONG = random.Random(1).randbytes(len(BODY))
@@ -508,8 +509,8 @@ def test_a_download_that_was_killed_is_resumed(tmp_path: Path, mirror: Start, se
 
 def no_room(root: Path) -> str:
     return (
-        f"{root} has no room for the 3,000,000 bytes of some.tar.gz; free some space there, or name another folder with"
-        " --data.root"
+        f"{root} has no room for the 3,000,000 bytes of some.tar.gz ({amount(free(root))} are free); free some space"
+        " there, or name another folder with --data.root"
     )
 
 

@@ -87,6 +87,7 @@ def test_the_mean_colour_of_an_image_says_nothing_of_its_class(drawn: tuple[Imag
     assert accuracy(-torch.cdist(test_colours, class_means), drawn[1].labels) < 0.15  # chance is 0.1 ± 0.01
 
 
+@pytest.mark.slow
 def test_a_small_convolutional_net_learns_the_classes_from_3000_images(drawn: tuple[ImageSet, ImageSet]) -> None:
     train, test = (part.images.float() / 127.5 - 1 for part in drawn)
     with torch.random.fork_rng():

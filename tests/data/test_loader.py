@@ -12,7 +12,7 @@ from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.images import CIFAR10_CLASSES, ImageSet
 from lit_cifar.data.loader import CHUNK, BatchLoader
 
-AUGMENTATION = Augmentation(flip=True, crop=2, cutout=3)
+AUGMENTATION = Augmentation(flip=True, crop=2, cutout=3, jitter=0.2)
 Batches = list[tuple[Tensor, Tensor]]
 
 
@@ -229,3 +229,22 @@ def test_all_images_are_taken_by_default_and_the_data_set_is_left_as_it_is() -> 
     assert sorted(numbers(batches)) == list(range(30))
     assert torch.equal(few.images, images(30).images)
     assert batches.classes == CIFAR10_CLASSES
+
+
+def test_jitter_gives_each_image_an_offset_and_a_factor_of_its_own() -> None:
+    plain, jittered, later = (
+        loader(1000, 1000, shuffle=False, augmentation=augmentation)
+        for augmentation in (Augmentation(), Augmentation(jitter=0.2), Augmentation(jitter=0.2))
+    )
+    later.set_epoch(1)
+    before, after, other = (next(iter(batches))[0].flatten(1) for batches in (plain, jittered, later))
+    factors = after.std(1) / before.std(1)
+    offsets = after.mean(1) / factors - before.mean(1)
+    assert torch.allclose(after, (before + offsets[:, None]) * factors[:, None], atol=1e-4)
+    for values, middle in ((factors, 1), (offsets, 0)):
+        assert middle - 0.2 <= values.min() + 1e-4
+        assert values.max() - 1e-4 <= middle + 0.2
+        assert abs(values.mean() - middle) < 0.02
+        assert abs(values.std() - 0.2 / 3**0.5) < 0.01
+    assert abs(torch.corrcoef(torch.stack((factors, offsets)))[0, 1]) < 0.1
+    assert not torch.allclose(after, other, atol=1e-3)

@@ -168,11 +168,12 @@ def test_a_root_that_may_not_be_read_is_named(cli: Cli, pictures: Path, monkeypa
     assert result.err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_four_processes_that_start_at_once_on_an_archive_unpack_it_once_and_all_read_it(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(ARCHIVE)
     program = f"""
 import sys
-sys.path[:0] = {[str(Path(__file__).parent)]!r}
+sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 from pathlib import Path
 import pytest
 from published import *

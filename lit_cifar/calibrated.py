@@ -1,0 +1,28 @@
+"""Nets some of whose weights are computed from training images before training begins."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from lit_cifar.data.augment import Augmentation
+from lit_cifar.data.datamodule import CIFAR10DataModule
+
+IMAGES = 5000  # that such a net is shown
+
+
+@runtime_checkable
+class Calibrated(Protocol):
+    """A net some of whose weights are computed from images before training."""
+
+    def calibrate(self, images: Tensor) -> None:
+        """Is shown normalised images `[N, 3, H, W]`."""
+
+
+def calibrate(net: nn.Module, datamodule: CIFAR10DataModule, device: torch.device) -> None:
+    """Shows training images, not augmented, to a net that is `Calibrated`; leaves others alone."""
+    if isinstance(net, Calibrated):
+        loader = datamodule.train_dataloader()
+        loader.augmentation = Augmentation()
+        indices = datamodule.split()[0]  # of a folder, in the order of the classes: every one must have its share
+        net.calibrate(loader.take(indices[:: max(1, len(indices) // IMAGES)])[0].to(device))

@@ -1,0 +1,1 @@
+"""The page that `python -m lit_cifar demo` serves."""

@@ -1,0 +1,61 @@
+"""What must be known before the command line can be parsed: recipe and checkpoint, whose values are its defaults."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lit_cifar.checkpoint import RUNS, named_checkpoint, newest_checkpoint
+from lit_cifar.errors import UsageError
+
+
+def peek(words: Sequence[str]) -> argparse.Namespace:
+    """The few flags that decide how the others are read.
+
+    Raises:
+        UsageError: one of them lacks its value.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="append", default=[])
+    parser.add_argument("--ckpt_path")
+    parser.add_argument("--recipe")
+    parser.add_argument("--resume")
+    parser.add_argument("--model.net", "--model.net.class_path", dest="net")
+    parser.add_argument("--trainer.logger", dest="logger")
+    parser.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    try:
+        peeked = parser.parse_known_args(words)[0]
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{error.argument_name}: {error.message}" if error.argument_name else str(error)) from error
+    flags = {"--ckpt_path": peeked.ckpt_path, "--recipe": peeked.recipe}
+    flags |= {"--trainer.default_root_dir": peeked.default_root_dir, "--config": "" if "" in peeked.config else None}
+    for flag, value in flags.items():
+        if value == "":
+            raise UsageError(f"{flag} is empty; give it a value, or leave it out")
+    return peeked
+
+
+def checkpoint_to_start_from(
+    command: str, peeked: argparse.Namespace, in_recipe: Any, recipe: str, root: Path
+) -> Path | None:
+    """`last` and `best` are the newest intact one, of this recipe if it is named.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = peeked.ckpt_path or (in_recipe and str(in_recipe)) or None
+    name = "last" if path is None and command == "fit" and peeked.resume == "auto" else path
+    if name not in ("last", "best"):
+        return Path(path) if path else None
+    logged = peeked.logger not in ("false", "False")
+    if logged and command != "fit" and not peeked.config and not peeked.recipe:
+        return named_checkpoint(name, root)
+    if not logged:  # no run folder: checkpoints lie where Lightning puts them
+        folders, pattern = [root], f"checkpoints/{name}.ckpt"
+    else:
+        folders = [root / RUNS / recipe, root / RUNS / f"{recipe}-drawn"]
+        pattern = f"version_*/checkpoints/{name}.ckpt"
+    found = next(filter(None, (newest_checkpoint(folder, pattern) for folder in folders)), None)
+    if found is None and path is not None:
+        raise UsageError(f"--ckpt_path {name}: there is no intact {folders[0] / pattern}")
+    return found

@@ -1,0 +1,50 @@
+"""The speedrun's networks, and that every recipe names what exists."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Cli
+
+from lit_cifar.nets.speedrun import Group, SpeedrunNet
+
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("widths", "depth", "parameters"), [((64, 256, 256), 2, 1_972_792), ((128, 384, 512), 3, 9_918_776)]
+)
+def test_the_speedrun_nets_have_their_parameters_and_take_images_from_16_pixels(
+    widths: tuple[int, int, int], depth: int, parameters: int
+) -> None:
+    net = SpeedrunNet(widths=widths, depth=depth)
+    assert sum(weight.numel() for weight in net.parameters()) == parameters
+    for side in (16, 20, 32):
+        assert net(torch.randn(2, 3, side, side)).shape == (2, 10)
+
+
+def test_a_third_convolution_is_added_to_the_first() -> None:
+    torch.manual_seed(0)
+    net = SpeedrunNet(widths=(4, 8, 8), depth=3).eval()
+    images = torch.randn(2, 3, 32, 32)
+    group = net.groups[0]
+    assert isinstance(group, Group)
+    whitened = net.activation(net.whiten(images))
+    first = net.activation(group.norm1(group.pool(group.conv1(whitened))))
+    with torch.no_grad():
+        group.conv3.weight.zero_()
+        assert torch.allclose(group(whitened), net.activation(first), atol=1e-6)
+
+
+def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
+    words = (f"--config={RECIPES[0].with_name('speedrun.yaml')}", f"--data.root={pictures}")
+    result = cli("fit", *words, "--model.net.init_args.depth=4")
+    assert result.code == 2
+    assert "depth 4 must be 2 or 3" in result.err
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_understood(cli: Cli, recipe: Path) -> None:
+    result = cli("fit", f"--config={recipe}", "--print_config")
+    assert result.code == 0, result.err
+    assert "class_path" in result.out
