@@ -187,9 +187,9 @@ COMPARISONS = {
     "pictures": Comparison(
         "images a second",
         "predict PATH",
-        "Pillow's decoding and resizing in threads",
-        lambda setting: _script("pictures.py", setting.recipe, setting.root, "ours"),
-        lambda setting: _script("pictures.py", setting.recipe, setting.root, "pillow"),
+        "Pillow's decoding and resizing in processes",
+        lambda setting: _script("pictures.py", setting.recipe, setting.root),
+        lambda setting: _script("pillow.py", setting.root),
     ),
     "start": Comparison("s", "fit to its first step", PACKAGES, _first_step, _imports),
     "help": Comparison(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.data.pictures import SIDE
+from lit_cifar.data.reading import SIDE
 
 UNIT = 2.0**22  # Pillow counts the weights of a resized pixel in these
 

@@ -11,7 +11,8 @@ from conftest import checkpoint
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, lean
-from lit_cifar.data.pictures import read_picture, to_pixels
+from lit_cifar.data.pictures import to_pixels
+from lit_cifar.data.reading import read_picture
 from lit_cifar.errors import UsageError
 from lit_cifar.nets.speedrun import SpeedrunNet
 
@@ -65,7 +66,7 @@ def test_a_file_and_its_pil_image_give_the_same_pixels(tmp_path: Path, mode: str
     in_mode(mode).save(file)
     with Image.open(file) as image:
         assert image.mode == mode
-        assert torch.equal(to_pixels(image), torch.from_numpy(read_picture(file)).permute(2, 0, 1))
+        assert torch.equal(to_pixels(image), torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1))
 
 
 def test_grey_and_rgba_arrays_are_pictures_too() -> None:

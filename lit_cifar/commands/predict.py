@@ -14,24 +14,22 @@ from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lit_cifar import tables
 from lit_cifar.checkpoint import named_checkpoint
 from lit_cifar.classifier import LitClassifier
-from lit_cifar.data.pictures import find_pictures, read_picture, thumbnail
+from lit_cifar.data.decoder import decode_files, to_tensor
+from lit_cifar.data.pictures import find_pictures, thumbnail
+from lit_cifar.data.reading import Decoded
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.memory import keep_freed_memory
 from lit_cifar.own_net import own_net
 from lit_cifar.parser import Parser
 from lit_cifar.predictions import write_predictions
 from lit_cifar.views import Views
 
-FILES_A_TASK = 250  # a batch for the net, and 40 ms
-SMALL = 2**14  # bytes of a file up to which it is small
 GUESSES = 3  # the class predicted, and two runners-up
 IN_THE_TABLE, ON_THE_SHEET = 20, 32
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
@@ -100,42 +98,25 @@ def main(argv: list[str]) -> None:
 def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
     """The pictures that could be read, their probabilities `[N, C]`, and a sentence for each of the others.
 
-    Each core decodes some files and predicts them, then the next: a net on all cores at once, beside threads that
-    decode, took twice as long. Small files are decoded by one core at a time, while the others predict: 1.4 times as
-    fast as all at once. A progress bar shows it on a terminal.
+    Each core predicts what it has decoded: a net on all cores at once, beside threads that decode, took twice as long.
     """
-    cores = os.cpu_count() or 1
-    each = max(1, min(FILES_A_TASK, len(files) // (4 * cores)))  # a few large photographs keep all cores busy too
-    one_by_one, reading = Lock(), Lock()
-    read: list[Path] = []
-    probabilities = [torch.empty(0, len(classifier.classes))]
-    unread: list[str] = []
+    keep_freed_memory()
+    one_by_one = Lock()
 
-    def predict(start: int) -> tuple[list[Path], Tensor | None, list[str]]:
-        part = files[start : start + each]
-        with reading if _are_small(part) else nullcontext():
-            paths, pictures, sentences = _decode(part)
-        if not paths:
-            return paths, None, sentences
+    def predict(_: int, decoded: Decoded) -> tuple[list[Path], Tensor, list[str]]:
         with nullcontext() if classifier.device.type == "cpu" else one_by_one:
-            return paths, classifier.predict(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)), sentences
+            probabilities = classifier.predict(to_tensor(decoded.pixels))
+        return decoded.read, probabilities, decoded.unread
 
-    console = Console(stderr=True)
-    starts = range(0, len(files), each)
-    title, quiet = f"Predicting {tables.plural(len(files), 'picture')}", not console.is_terminal
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    pool = ThreadPoolExecutor(cores)
     try:
-        done = track(pool.map(predict, starts), title, len(starts), console=console, transient=True, disable=quiet)
-        for paths, values, sentences in done:
-            read += paths
-            unread += sentences
-            if values is not None:
-                probabilities.append(values)
+        parts = decode_files(files, "any", f"Predicting {tables.plural(len(files), 'picture')}", predict)
     finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
         torch.set_num_threads(threads)
+    read = [path for paths, _, _ in parts for path in paths]
+    unread = [sentence for _, _, sentences in parts for sentence in sentences]
+    probabilities = [values for _, values, _ in parts] or [torch.empty(0, len(classifier.classes))]
     return read, torch.cat(probabilities), unread
 
 
@@ -166,27 +147,6 @@ def _check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"--output {folder} can't be written into ({error.strerror}); name another folder") from error
-
-
-def _are_small(paths: Sequence[Path]) -> bool:
-    """Whether decoding them is mostly Python's work, at which two threads are no faster than one."""
-    try:
-        return sum(path.stat().st_size for path in paths) < SMALL * len(paths)
-    except OSError:
-        return False
-
-
-def _decode(paths: Sequence[Path]) -> tuple[list[Path], list[np.ndarray], list[str]]:
-    read: list[Path] = []
-    pictures: list[np.ndarray] = []
-    unread: list[str] = []
-    for path in paths:
-        try:
-            pictures.append(read_picture(path))
-            read.append(path)
-        except UserError as error:
-            unread.append(str(error))
-    return read, pictures, unread
 
 
 def _guesses(probabilities: Tensor, classes: Sequence[str]) -> list[tables.Guesses]:

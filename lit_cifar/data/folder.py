@@ -2,34 +2,30 @@
 
 `train/<class>/*` and `test/<class>/*` with PNG or JPEG files become uint8 arrays in `lit_cifar_cache.npz`, which opens
 in under a second and carries a CRC-32 of every array (zip's own). It is rebuilt when a CRC, or a picture's name, size
-or time of change differs. Pillow decodes 5,000 small files a second, in threads, since it frees Python's
-lock meanwhile.
+or time of change differs.
 """
 
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
+from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.images import ImageSet
-from lit_cifar.data.pictures import SIDE, decode_picture
-from lit_cifar.errors import UsageError
+from lit_cifar.data.reading import SIDE, Decoded
+from lit_cifar.errors import UsageError, UserError
 
 CACHE = "lit_cifar_cache.npz"
 SUFFIXES = (".png", ".jpg", ".jpeg")
 SHOWN_AS = {"airplane": "plane", "automobile": "car"}
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-FILES_A_TASK = 500  # 50 ms of decoding: the progress bar moves, and threads are not busy with handing over
 
 Listing = list[tuple[str, int, int]]
 """Path relative to the root, size in bytes, time of change in nanoseconds: of every picture, sorted by path."""
@@ -112,17 +108,12 @@ def _decode(paths: list[Path]) -> Tensor:
     """uint8 `[N, 3, 32, 32]` of the pictures, in their order."""
     pictures = torch.empty(len(paths), 3, SIDE, SIDE, dtype=torch.uint8)
 
-    def decode(start: int) -> None:
-        for i in range(start, min(start + FILES_A_TASK, len(paths))):
-            pictures[i] = decode_picture(paths[i])
+    def store(start: int, decoded: Decoded) -> None:
+        if decoded.unread:
+            raise UserError(decoded.unread[0])
+        pictures[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
 
-    console = Console(stderr=True)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tasks: Iterable[None] = pool.map(decode, range(0, len(paths), FILES_A_TASK))
-        total = -(-len(paths) // FILES_A_TASK)
-        title = f"Decoding {len(paths):,} pictures"
-        for _ in track(tasks, title, total, console=console, transient=True, disable=not console.is_terminal):
-            pass
+    decode_files(paths, "png or jpeg", f"Decoding {len(paths):,} pictures", store)
     return pictures
 
 

@@ -1,63 +1,27 @@
-"""Pictures from files or from memory, as the uint8 `[3, 32, 32]` that everything else here works on.
+"""Pictures to predict: found by their paths, or handed over from memory as PIL images, arrays or tensors.
 
-A file and the PIL image of it give the same pixels. A picture is squeezed to 32×32 whole, whatever its proportions, and
-never cut. What is too large is refused by its header, before a byte of it is decoded.
+They become the uint8 `[3, 32, 32]` that everything else here works on. A file and the PIL image of it give the same
+pixels.
 """
 
 import base64
 import io
 import os
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from glob import glob, has_magic
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
-from lit_cifar.errors import UsageError, UserError
-
-SIDE = 32
-MAX_PIXELS = 2**30 // 12  # of one picture, 256 MiB: where Pillow begins to warn of decompression bombs
-BUFFER = 2**16  # bytes: a small file in one reading, so that threads seldom wait for Python's lock: 1.4 times as fast
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names them; EPS would start Ghostscript
-FLOATS = "floating-point numbers, of which nobody knows which is white; convert them to bytes"
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` refuses; a file is told of once
-TURNED_OR_TRANSPARENT = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
-"""Keys of Pillow's `info` with which even 32×32 RGB pixels are not yet those to be seen."""
+from lit_cifar.data.reading import SIDE, formats, opened_any, rgb, squeezed
+from lit_cifar.errors import UsageError
 
 Picture = Image.Image | np.ndarray | Tensor
 """What `to_pixels` takes."""
-
-
-def decode_picture(path: Path) -> Tensor:
-    """uint8 `[3, 32, 32]` of a PNG or JPEG file of any size and mode, turned as its EXIF data say.
-
-    Raises:
-        UserError: the file is not a picture that can be decoded.
-    """
-    try:
-        with opened(path, ("PNG", "JPEG")) as picture:
-            return _tensor(_pixels(picture))
-    except PermissionError:
-        raise  # the picture may be fine
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can't be decoded as a PNG or JPEG image; replace or remove it") from error
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 `[32, 32, 3]` of a file in any format that Pillow reads; of an animation, its first frame.
-
-    Raises:
-        UserError: it can't be read, with the reason.
-    """
-    with _opened_any(path) as picture:
-        return _pixels(picture)
 
 
 def thumbnail(path: Path, side: int) -> Tensor:
@@ -66,9 +30,9 @@ def thumbnail(path: Path, side: int) -> Tensor:
     Raises:
         UserError: it can't be read, with the reason.
     """
-    with _opened_any(path) as picture:
+    with opened_any(path) as picture:
         picture.draft("RGB", (side, side))  # a JPEG's own smaller versions: eight times as fast
-        small = _rgb(ImageOps.exif_transpose(picture))
+        small = rgb(ImageOps.exif_transpose(picture))
         if times := side // max(small.size):
             small = small.resize((small.width * times, small.height * times), Image.Resampling.NEAREST)
         else:
@@ -133,7 +97,7 @@ def to_pixels(picture: Picture) -> Tensor:
         raise ValueError(
             f"an image must be PIL's, an array or a tensor, not {type(picture).__name__}; open a file first"
         )
-    return _tensor(_pixels(picture))
+    return _tensor(np.array(squeezed(picture)))
 
 
 def to_batch(pictures: Picture | Sequence[Picture]) -> Tensor:
@@ -167,15 +131,9 @@ def _described(values: np.ndarray | Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
 
 
-@cache
-def _formats() -> tuple[str, ...]:
-    Image.init()
-    return ("JPEG", "PNG", *(name for name in Image.ID if name not in NO_PICTURES))  # tried in this order
-
-
 def _search(folder: Path, unread: list[str]) -> list[Path]:
     """Pictures by their suffixes, sorted; os.walk, since Path.rglob says nothing of folders that it can't open."""
-    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in _formats())
+    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
     found = []
 
     def fail(error: OSError) -> None:
@@ -192,78 +150,5 @@ def _same(file: Path, other: Path) -> bool:
     return file.name == other.name and file.resolve() == other.resolve()
 
 
-@contextmanager
-def opened(source: Path | io.BytesIO, formats: tuple[str, ...]) -> Iterator[Image.Image]:
-    """The picture in a file or in memory, for the length of a `with`, in which it is decoded.
-
-    Raises:
-        Image.DecompressionBombError: it has more than MAX_PIXELS.
-        UnidentifiedImageError: it is in none of these formats.
-        OSError: of the disk, with `strerror`.
-        ValueError: it is cut short or damaged; Pillow's readers have a dozen errors for that.
-    """
-    try:
-        with (
-            source.open("rb", BUFFER) if isinstance(source, Path) else source as file,
-            Image.open(file, formats=formats) as picture,
-        ):
-            if picture.width * picture.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            yield picture
-    except (UserError, Image.DecompressionBombError, UnidentifiedImageError):
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
-            raise
-        raise ValueError("it is cut short or damaged") from error
-
-
-@contextmanager
-def _opened_any(path: Path) -> Iterator[Image.Image]:
-    """In any format that Pillow reads; whatever goes wrong becomes a UserError that names the file."""
-    try:
-        with opened(path, _formats()) as picture:
-            if picture.mode == "F":
-                raise UserError(f"{path} can't be read: its pixels are {FLOATS}")
-            yield picture
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{path} can't be read: it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} can't be read: it is no picture in a format that Pillow knows") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
-
-
-def _pixels(picture: Image.Image) -> np.ndarray:
-    plain = picture.mode == "RGB" and picture.size == (SIDE, SIDE)
-    if not plain or not TURNED_OR_TRANSPARENT.isdisjoint(picture.info):
-        picture = _rgb(ImageOps.exif_transpose(picture))
-        for size in ((SIDE, picture.height), (SIDE, SIDE)):  # in one call, the order depends on Pillow's version
-            picture = picture.resize(size, Image.Resampling.BICUBIC)
-    return np.array(picture)
-
-
 def _tensor(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """RGB of any mode: 16 bits are scaled to 8, what is transparent becomes white.
-
-    Raises:
-        ValueError: its pixels are floating-point numbers.
-    """
-    if picture.mode == "F":
-        raise ValueError(f"the pixels of a picture must be bytes, not {FLOATS}")
-    if picture.mode.startswith("I"):
-        values = np.asarray(picture, dtype=np.int64) >> 8
-        picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
-    if picture.mode == "La":
-        picture = picture.convert("LA")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")

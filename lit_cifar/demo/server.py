@@ -30,7 +30,8 @@ from torch import Tensor
 
 from lit_cifar import tables
 from lit_cifar.classifier import LitClassifier
-from lit_cifar.data.pictures import data_url, opened, png, to_pixels
+from lit_cifar.data.pictures import data_url, png, to_pixels
+from lit_cifar.data.reading import opened
 from lit_cifar.demo.cam import activation_map, enlarged
 from lit_cifar.errors import UserError
 
