@@ -1,4 +1,4 @@
-"""Nets some of whose weights are computed from training images before training begins."""
+"""Nets that are told of the training: shown its images before it begins, or how far it has come."""
 
 from typing import Protocol, runtime_checkable
 
@@ -17,6 +17,14 @@ class Calibrated(Protocol):
 
     def calibrate(self, images: Tensor) -> None:
         """Is shown normalised images `[N, 3, H, W]`."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A net that learns otherwise late in training than early."""
+
+    def begin_epoch(self, done: float) -> None:
+        """Is told which share of the training lies behind."""
 
 
 def calibrate(net: nn.Module, datamodule: CIFAR10DataModule, device: torch.device) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
 from lit_cifar import evaluation
-from lit_cifar.calibrated import calibrate
+from lit_cifar.calibrated import Staged, calibrate
 from lit_cifar.checkpoint import KEY, build_net, check_net, class_and_arguments, describe, read_checkpoint
 from lit_cifar.data.images import ImageSet
 from lit_cifar.data.loader import BatchLoader
@@ -47,8 +47,8 @@ class LitClassifier(EvaluatedModule):
         loss: Mean loss of logits [N, C] and labels [N], by import path.
         slice_size: Images that go through the net, and are normalised by its batch normalisation, together in
             training; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
-        sides: Pairs of a share of the training, from 0 to 1, and the side in pixels that images are scaled to from
-            there on; none for their own size.
+        sides: Pairs of a share of the training, from 0 to 1, and the side in pixels that images are scaled to in epochs
+            whose middle lies beyond it; none for their own size.
         test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
             mirror image (flip), with both shifted by a pixel too (flip-shift).
         confidence_threshold: Probability of the class at which the first view is enough, and the others are left out.
@@ -192,8 +192,10 @@ class LitClassifier(EvaluatedModule):
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""
-        done = self.current_epoch / max(1, self.trainer.max_epochs or 1)
-        sides = [side for share, side in self.sides if share <= done]
+        epochs = max(1, self.trainer.max_epochs or 1)
+        if isinstance(self.net, Staged):
+            self.net.begin_epoch(self.current_epoch / epochs)
+        sides = [side for share, side in self.sides if share <= (self.current_epoch + 0.5) / epochs]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
 

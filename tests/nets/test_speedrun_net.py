@@ -36,6 +36,22 @@ def test_a_third_convolution_is_added_to_the_first() -> None:
         assert torch.allclose(group(whitened), net.activation(first), atol=1e-6)
 
 
+def test_the_whitening_bias_stops_learning_and_nothing_else_changes() -> None:
+    torch.manual_seed(0)
+    net, images = SpeedrunNet(widths=(4, 8, 8)), torch.randn(6, 3, 20, 20)
+    gradients = []
+    for done in (0.0, 0.5):
+        net.begin_epoch(done)
+        net.zero_grad()
+        net(images).square().sum().backward()
+        gradients.append({name: w.grad.clone() for name, w in net.named_parameters() if w.grad is not None})
+    early, late = gradients
+    assert early.keys() == late.keys()
+    assert early.pop("whiten.bias").abs().max() > 0
+    assert late.pop("whiten.bias").abs().max() == 0
+    assert all(torch.equal(early[name], late[name]) for name in early)
+
+
 def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
     words = (f"--config={RECIPES[0].with_name('speedrun.yaml')}", f"--data.root={pictures}")
     result = cli("fit", *words, "--model.net.init_args.depth=4")
