@@ -98,8 +98,14 @@ class _Process:
     """A process that decodes; in a session of its own, so that Ctrl-C is not its affair."""
 
     def __init__(self, reader: str) -> None:
-        command = [sys.executable, "-m", reading.__name__, reader]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", reading.__name__, reader],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # it finds what was found here
+            start_new_session=True,
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
+        )
 
     def decode(self, paths: Sequence[Path]) -> Decoded:
         """Has the paths decoded."""

@@ -67,8 +67,17 @@ def test_many_pictures_are_predicted_as_each_alone_is(cli: Cli, runs: Path, tmp_
     assert lines["all"][-1] == lines["one"][-1]
 
 
-@pytest.mark.parametrize("victim", ["decoder", "program"])
-def test_when_a_process_is_killed_one_sentence_says_so_and_none_stays(runs: Path, tmp_path: Path, victim: str) -> None:
+@pytest.mark.parametrize(
+    ("victim", "signum", "code", "says"),
+    [
+        ("decoder", signal.SIGKILL, 1, "lit_cifar: a process that decodes pictures died at one of "),
+        ("program", signal.SIGINT, 130, "lit_cifar: stopped by Ctrl-C\n"),
+        ("program", signal.SIGKILL, -signal.SIGKILL, ""),
+    ],
+)
+def test_a_signal_ends_all_of_them_with_one_sentence(
+    runs: Path, tmp_path: Path, victim: str, signum: signal.Signals, code: int, says: str
+) -> None:
     paint_many(tmp_path / "many")
     Image.new("RGB", (8000, 8000)).save(tmp_path / "many" / "0000.png")  # a second to decode
     (tmp_path / "many" / "0001.png").unlink()
@@ -79,12 +88,11 @@ def test_when_a_process_is_killed_one_sentence_says_so_and_none_stays(runs: Path
     while len(children) < (os.cpu_count() or 1) and process.poll() is None:
         children = decoders(process.pid)
     for pid in children if victim == "decoder" else [process.pid]:
-        os.kill(pid, signal.SIGKILL)
+        os.killpg(pid, signum)  # each leads a group of its own
     _, err = process.communicate(timeout=60)
-    if victim == "decoder":
-        assert process.returncode == 1
-        assert err.startswith("lit_cifar: a process that decodes pictures died at one of ")
-        assert err.count("\n") == 1
+    assert process.returncode == code
+    assert err.startswith(says)
+    assert err.count("\n") == (1 if says else 0)
     until = time.monotonic() + 30
     while any(is_running(pid) for pid in children):
         assert time.monotonic() < until
