@@ -53,6 +53,7 @@ def assert_same_failures(one: Path, other: Path) -> None:
 SIXTY = ("--data.batch_size=4", "--trainer.max_steps=60", "--trainer.log_every_n_steps=10")
 
 
+@pytest.mark.slow
 def test_a_batch_of_4_on_3_devices_trains_like_on_one(tmp_path: Path) -> None:
     for devices in (1, 3):
         train(tmp_path / str(devices), devices, *SIXTY)

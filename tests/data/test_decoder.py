@@ -67,6 +67,7 @@ def test_many_pictures_are_predicted_as_each_alone_is(cli: Cli, runs: Path, tmp_
     assert lines["all"][-1] == lines["one"][-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "signum", "code", "says"),
     [

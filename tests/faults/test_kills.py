@@ -84,7 +84,8 @@ def test_when_a_process_dies_the_other_names_its_rank_and_ends(tmp_path: Path, v
     wait_for_training(process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     child = int(children.split()[0])
-    time.sleep(3)
+    while not list(tmp_path.rglob("last.ckpt")):
+        time.sleep(0.1)
     os.kill(process.pid if victim == 0 else child, signal.SIGKILL)
     _, err = process.communicate(timeout=30)
     assert process.returncode == (-signal.SIGKILL if victim == 0 else 1)
