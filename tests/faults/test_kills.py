@@ -1,5 +1,6 @@
 """Training that is killed at random moments ends, bit for bit, like training that nobody disturbed."""
 
+import json
 import os
 import random
 import signal
@@ -20,20 +21,19 @@ RECIPE = (
 )
 
 
-def seconds(*words: str | Path) -> float:
-    """What a run that must end well takes."""
-    begun = time.perf_counter()
-    run(*words)
-    return time.perf_counter() - begun
+def train_and_kill(root: Path, kills: int, words: tuple[str, ...], training: float) -> int:
+    """Kills a run and begins it again, then lets it end; the number of kills that met it alive.
 
-
-def train_and_kill(root: Path, kills: int, words: tuple[str, ...], earliest: float, latest: float) -> int:
-    """Kills a run so many seconds after its start, begins it again, and lets it end; the kills that met it alive."""
+    One kill in four comes while it starts, the others after a checkpoint, and all of them before `training` seconds of
+    training: a run that is done before its kill comes is no proof.
+    """
     met = 0
-    for _ in range(kills):
+    for kill in range(kills):
         process = start(*words, "--trainer.default_root_dir", root, "--resume=auto")
+        if kill % 4:
+            wait_for_checkpoint(process, root)
         try:
-            process.wait(random.uniform(earliest, latest))
+            process.wait(random.uniform(0, training / kills if kill % 4 else 3))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             met += 1
@@ -46,6 +46,17 @@ def train_and_kill(root: Path, kills: int, words: tuple[str, ...], earliest: flo
     return met
 
 
+def wait_for_checkpoint(process: "subprocess.Popen[str]", root: Path) -> None:
+    """Until a last.ckpt is written that was not there before."""
+
+    def written() -> set[int]:
+        return {path.stat().st_mtime_ns for path in root.rglob("last.ckpt")}
+
+    before = written()
+    while written() <= before and process.poll() is None:
+        time.sleep(0.01)
+
+
 def assert_same(undisturbed: Path, killed: Path) -> None:
     assert differences(last_checkpoint(undisturbed), last_checkpoint(killed)) == []
     assert differences(tensorboard_curves(undisturbed), tensorboard_curves(killed)) == []
@@ -55,11 +66,10 @@ def assert_same(undisturbed: Path, killed: Path) -> None:
 @pytest.mark.parametrize("devices", [1, 2])
 def test_twenty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
     words = (*RECIPE, "--trainer.max_epochs=12", f"--trainer.devices={devices}", f"--data.batch_size={8 * devices}")
-    start_up = seconds(*words, "--trainer.max_steps=1", "--trainer.default_root_dir", tmp_path / "one step")
-    training = seconds(*words, "--trainer.default_root_dir", tmp_path / "undisturbed") - start_up
-    # Twenty kills meet half of the training on the average, however fast the machine is.
-    met = train_and_kill(tmp_path / "killed", 20, words, start_up - 1, start_up + training / 20)
-    assert met >= 15  # a run that is done before its kill comes is no proof
+    run(*words, "--trainer.default_root_dir", tmp_path / "undisturbed")
+    report = json.loads((tmp_path / "undisturbed" / RUN / "report.json").read_text())
+    met = train_and_kill(tmp_path / "killed", 20, words, report["train_seconds"])
+    assert met >= 15
     assert_same(tmp_path / "undisturbed", tmp_path / "killed")
 
 
