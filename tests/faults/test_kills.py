@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from running import DRAWN, RUN, differences, last_checkpoint, run, start, tensorboard_curves
 
+CHECKPOINTS = str(RUN.with_name("version_*") / "checkpoints" / "last.ckpt")
 RECIPE = (
     *DRAWN,
     "--data.flip=true",
@@ -50,7 +51,7 @@ def wait_for_checkpoint(process: "subprocess.Popen[str]", root: Path) -> None:
     """Until a last.ckpt is written that was not there before."""
 
     def written() -> set[int]:
-        return {path.stat().st_mtime_ns for path in root.rglob("last.ckpt")}
+        return {path.stat().st_mtime_ns for path in root.glob(CHECKPOINTS)}
 
     before = written()
     while written() <= before and process.poll() is None:
@@ -94,7 +95,7 @@ def test_when_a_process_dies_the_other_names_its_rank_and_ends(tmp_path: Path, v
     wait_for_training(process)
     children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True).stdout
     child = int(children.split()[0])
-    while not list(tmp_path.rglob("last.ckpt")):
+    while not list(tmp_path.glob(CHECKPOINTS)):
         time.sleep(0.1)
     os.kill(process.pid if victim == 0 else child, signal.SIGKILL)
     _, err = process.communicate(timeout=30)
