@@ -65,6 +65,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", folder], check=True)
 
 
+def damaged_exif() -> bytes:
+    """A JPEG in whose EXIF data a byte is wrong, for which Pillow raises struct.error."""
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x010E], exif[0x0112], exif[0x011A] = "a description", 6, 72.0
+    Image.new("RGB", (64, 48), "red").save(file, "JPEG", exif=exif)
+    content = bytearray(file.getvalue())
+    content[content.index(b"Exif\0\0") + 17] = 0
+    return bytes(content)
+
+
 def paint_pictures(root: Path, classes: Sequence[str] = CLASSES) -> Path:
     """`train/<class>/*.png` and `test/<class>/*.png`: of each class 20 and 8 noisy images of its colour."""
     generator = np.random.default_rng(0)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from conftest import Cli
+from conftest import Cli, damaged_exif
 from PIL import Image
 from running import start
 from torch import nn
@@ -51,16 +51,6 @@ def bomb(width: int, height: int) -> bytes:
     idat = b"IDAT" + zlib.compress(bytes(100))
     chunks = [(len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in (ihdr, idat, b"IEND")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
-def damaged_exif() -> bytes:
-    """A JPEG in whose EXIF data a byte is wrong, for which Pillow raises struct.error."""
-    exif, file = Image.Exif(), io.BytesIO()
-    exif[0x010E], exif[0x0112], exif[0x011A] = "a description", 6, 72.0
-    Image.new("RGB", (64, 48), "red").save(file, "JPEG", exif=exif)
-    content = bytearray(file.getvalue())
-    content[content.index(b"Exif\0\0") + 17] = 0
-    return bytes(content)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """A folder of pictures is decoded once, to the right bytes, and the cache is never wrong."""
 
-import io
 import os
 import zlib
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import CLASSES
+from conftest import CLASSES, damaged_exif
 from PIL import Image
 
 from lit_cifar.data.folder import CACHE
@@ -127,16 +126,6 @@ def test_a_file_that_is_no_picture_is_named(pictures: Path, name: str, content: 
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path} can't be decoded as a PNG or JPEG image; replace or remove it"):
         open_images(pictures)
-
-
-def damaged_exif() -> bytes:
-    """A JPEG in whose EXIF data a byte is wrong, for which Pillow raises struct.error."""
-    exif, file = Image.Exif(), io.BytesIO()
-    exif[0x010E], exif[0x0112], exif[0x011A] = "a description", 6, 72.0
-    Image.new("RGB", (64, 48), "red").save(file, "JPEG", exif=exif)
-    content = bytearray(file.getvalue())
-    content[content.index(b"Exif\0\0") + 17] = 0
-    return bytes(content)
 
 
 def enlarged(path: Path, side: int) -> bytes:
