@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
-from lit_cifar.figures import BLUE, DPI, GREY, INK, ORANGE, STYLE, blank, cut, image_grid, wrap
+from lit_cifar.canvas import BLUE, DPI, GREY, INK, ORANGE, STYLE, blank, cut, wrap
+from lit_cifar.figures import image_grid
 from lit_cifar.tables import percent
 
 CLASSES_UP_TO = 100  # rows of the figure of the classes

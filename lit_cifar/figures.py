@@ -1,13 +1,10 @@
 """The pictures that a run leaves behind: images with captions, the confusion matrix, the loss. No metric is computed.
 
-Remarkable: images are enlarged by whole numbers, so that each of their pixels is a square of the screen's; text is
-measured before it is placed, so that long class names are wrapped or cut and never overlap; nothing is told by colour
-alone; the same numbers give the same bytes. No pyplot: a figure belongs to whoever asked for it and needs no closing.
+Remarkable: images are enlarged by whole numbers, so that each of their pixels is a square of the screen's; nothing is
+told by colour alone; the same numbers give the same bytes.
 """
 
 import io
-import re
-import warnings
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -16,43 +13,31 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
+from lit_cifar.canvas import (
+    BLUE,
+    DPI,
+    GREY,
+    LINE,
+    NO_IMAGES,
+    ORANGE,
+    POINT,
+    STYLE,
+    TEXT,
+    TITLE,
+    blank,
+    cut,
+    height_of,
+    wrap,
+)
 from lit_cifar.whole import RUNS, write_whole
 
-DPI = 130  # a grid of eight columns fills a laptop's screen
-POINT = DPI / 72  # in pixels
-TITLE, TEXT = 13.0, 9.0  # sizes, in points
-LINE = 1.3  # from one line to the next, in sizes
-FONT = "DejaVu Sans"  # comes with matplotlib, so that what is measured is what is drawn
-BLUE, ORANGE = "#0072B2", "#D55E00"  # of Okabe and Ito's palette
-INK, GREY, NO_IMAGES = "#222222", "#666666", "#E4E4E4"
 NUMBERS_UP_TO = 20  # classes of a confusion matrix
 SMOOTHED_FROM = 100  # points of a loss curve
-
-# Letters that FONT lacks are drawn as boxes.
-warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-
-STYLE = matplotlib.rc_context(
-    {
-        "font.family": FONT,
-        "font.size": TEXT,
-        "text.parse_math": False,  # a class may be called "$5"
-        "text.color": INK,
-        "axes.labelcolor": INK,
-        "axes.edgecolor": GREY,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "figure.constrained_layout.h_pad": 0.09,
-        "figure.constrained_layout.w_pad": 0.12,
-    }
-)
 
 
 @STYLE
@@ -71,13 +56,13 @@ def image_grid(
     height, width = (round(length * (int(scale) if scale > 1 else scale)) for length in (height, width))
     margin, gap, cell = 28, 28, max(width, 128)
     texts = [wrap(text, (cell + gap - 8) / POINT, 6, bold=bold) for text, bold in zip(captions, marked, strict=True)]
-    step_x, step_y = cell + gap, height + 8 + max(map(_height, texts)) + gap
+    step_x, step_y = cell + gap, height + 8 + max(map(height_of, texts)) + gap
 
     across = 2 * margin + max(512, columns * step_x - gap)
     first, _, rest = title.partition("\n")
     first = wrap(first, (across - 2 * margin) / POINT, 3, size=TITLE, bold=True)
     rest = wrap(rest, (across - 2 * margin) / POINT, 3)
-    top = margin + _height(first, TITLE) + (_height(rest) + 4 if rest else 0) + 14
+    top = margin + height_of(first, TITLE) + (height_of(rest) + 4 if rest else 0) + 14
     down = top + ceil(count / columns) * step_y - gap + margin
 
     # One axes over the whole figure whose unit is the screen's pixel: constrained layout would enlarge images by
@@ -86,7 +71,7 @@ def image_grid(
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
     axes.text(margin, margin, first, size=TITLE, weight="bold", va="top", linespacing=LINE)
-    axes.text(margin, margin + _height(first, TITLE) + 4, rest, color=GREY, va="top", linespacing=LINE)
+    axes.text(margin, margin + height_of(first, TITLE) + 4, rest, color=GREY, va="top", linespacing=LINE)
     for i, (image, text, bold) in enumerate(zip(images.permute(0, 2, 3, 1).cpu(), texts, marked, strict=True)):
         row, column = divmod(i, columns)
         x, y = margin + column * step_x + (cell - width) // 2, top + row * step_y
@@ -94,7 +79,7 @@ def image_grid(
         if bold:
             axes.add_patch(Rectangle((x - 3, y - 3), width + 6, height + 6, fill=False, edgecolor=ORANGE, linewidth=2))
         look: dict[str, Any] = {"color": ORANGE, "weight": "bold"} if bold else {}
-        baseline = y + height + 2 + _height(text)  # of the last line: tops differ with the letters
+        baseline = y + height + 2 + height_of(text)  # of the last line: tops differ with the letters
         axes.text(x + width / 2, baseline, text, ha="center", va="baseline", linespacing=LINE, **look)
     axes.set(xlim=(0, across), ylim=(down, 0))
     return figure
@@ -236,16 +221,6 @@ def save(figure: Figure, path: Path, flag: str = RUNS) -> Path:
     return write_whole(path, png.getvalue(), flag)
 
 
-def blank(across: float, down: float, title: str = "") -> Figure:
-    """A figure of so many pixels; with a title it lays itself out."""
-    figure = Figure((across / DPI, down / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
-    FigureCanvasAgg(figure)
-    if title:
-        text = wrap(title, (across - 60) / POINT, 3, size=TITLE, bold=True)
-        figure.suptitle(text, x=0.02, ha="left", size=TITLE, weight="bold")
-    return figure
-
-
 def _percent(share: float) -> str:
     """`54`; and what is rounded to nothing or to all is told from it."""
     return "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
@@ -268,34 +243,3 @@ def _limits(losses: np.ndarray) -> tuple[float, float]:
         low, high = near.min(), near.max()
     pad = 0.06 * (high - low) or 0.1
     return low - pad, high + pad
-
-
-def _height(text: str, size: float = TEXT) -> int:
-    """Of wrapped text, in pixels."""
-    return ceil((text.count("\n") + 1) * LINE * size * POINT)
-
-
-def _width(text: str, size: float = TEXT, bold: bool = False) -> float:
-    """In points."""
-    font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
-    return text_to_path.get_text_width_height_descent(text, font, False)[0]
-
-
-def cut(text: str, width: float, size: float = TEXT, bold: bool = False) -> str:
-    """At most so many points of text, with … where something is left out."""
-    if _width(text, size, bold) <= width:
-        return text
-    while text and _width(f"{text}…", size, bold) > width:
-        text = text[:-1]
-    return f"{text.rstrip()}…"
-
-
-def wrap(text: str, width: float, lines: int, size: float = TEXT, bold: bool = False) -> str:
-    """Text in at most so many lines of so many points, broken at line ends and after spaces, `_`, `-` and `/`."""
-    rows = [""]
-    for word in re.findall(r"\S+?(?:[_/-]+|\s+|$)", text):
-        full = rows[-1].endswith("\n") or _width((rows[-1] + word).rstrip(), size, bold) > width
-        if rows[-1] and len(rows) < lines and full:
-            rows.append("")
-        rows[-1] += word
-    return "\n".join(cut(row.rstrip(), width, size, bold) for row in rows)
