@@ -51,38 +51,42 @@ def assert_same_failures(one: Path, other: Path) -> None:
 
 
 SIXTY = ("--data.batch_size=4", "--trainer.max_steps=60", "--trainer.log_every_n_steps=10")
-
-
-@pytest.mark.slow
-def test_a_batch_of_4_on_3_devices_trains_like_on_one(tmp_path: Path) -> None:
-    for devices in (1, 3):
-        train(tmp_path / str(devices), devices, *SIXTY)
-    assert_same_training(tmp_path / "1", tmp_path / "3")
-    assert_same_test(tmp_path / "1", tmp_path / "3")
-
-
+# Of 9,000 images in batches of 8,999, the second batch has one
+ONE_LEFT = ("--data.batch_size=8999", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")
 LIGHTNING_S = "--trainer.gradient_clip_val=1e9"  # never reached, but then Lightning's own step exchanges gradients
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("devices", "words"), [(2, []), (4, []), (2, [LIGHTNING_S])])
-def test_a_batch_of_4_on_more_devices_trains_like_on_one(tmp_path: Path, devices: int, words: list[str]) -> None:
-    train(tmp_path / "1", 1, *SIXTY)
-    train(tmp_path / str(devices), devices, *SIXTY, *words)
-    assert_same_training(tmp_path / "1", tmp_path / str(devices))
-    assert_same_test(tmp_path / "1", tmp_path / str(devices))
+@pytest.fixture(scope="module")
+def sixty_on_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sixty")
+    train(root, 1, *SIXTY)
+    return root
+
+
+@pytest.fixture(scope="module")
+def one_left_on_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("one_left")
+    train(root, 1, *ONE_LEFT)
+    return root
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("devices", "words"), [(3, []), (4, []), (3, [LIGHTNING_S])])
-def test_a_device_without_an_image_in_the_last_batch_changes_nothing(
-    tmp_path: Path, devices: int, words: list[str]
+@pytest.mark.parametrize(("devices", "words"), [(2, []), (3, []), (2, [LIGHTNING_S])])
+def test_a_batch_of_4_on_more_devices_trains_like_on_one(
+    sixty_on_one: Path, tmp_path: Path, devices: int, words: list[str]
 ) -> None:
-    # of 9,000 images in batches of 8,999, the second batch has one
-    flags = ("--data.batch_size=8999", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1")
-    train(tmp_path / "1", 1, *flags)
-    train(tmp_path / str(devices), devices, *flags, *words)
-    assert_same_training(tmp_path / "1", tmp_path / str(devices))
+    train(tmp_path, devices, *SIXTY, *words)
+    assert_same_training(sixty_on_one, tmp_path)
+    assert_same_test(sixty_on_one, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "words"), [(3, []), (3, [LIGHTNING_S])])
+def test_a_device_without_an_image_in_the_last_batch_changes_nothing(
+    one_left_on_one: Path, tmp_path: Path, devices: int, words: list[str]
+) -> None:
+    train(tmp_path, devices, *ONE_LEFT, *words)
+    assert_same_training(one_left_on_one, tmp_path)
 
 
 @pytest.mark.slow
@@ -99,12 +103,12 @@ def test_seven_devices_test_every_image_exactly_once_and_leave_the_report_of_one
 
 @pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 3])
-def test_a_run_begun_on_two_devices_goes_on_with_another_number(tmp_path: Path, devices: int) -> None:
-    words = ("--trainer.log_every_n_steps=10",)
-    train(tmp_path / "one", 1, *words, "--trainer.max_steps=60")
-    train(tmp_path / "changed", 2, *words, "--trainer.max_steps=33")
-    train(tmp_path / "changed", devices, *words, "--trainer.max_steps=60", "--ckpt_path=last")
-    assert_same_training(tmp_path / "one", tmp_path / "changed")
+def test_a_run_begun_on_two_devices_goes_on_with_another_number(
+    sixty_on_one: Path, tmp_path: Path, devices: int
+) -> None:
+    train(tmp_path, 2, *SIXTY, "--trainer.max_steps=33")
+    train(tmp_path, devices, *SIXTY, "--ckpt_path=last")
+    assert_same_training(sixty_on_one, tmp_path)
 
 
 @pytest.mark.slow

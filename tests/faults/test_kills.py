@@ -64,13 +64,13 @@ def assert_same(undisturbed: Path, killed: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [1, 2])
-def test_twenty_kills_change_no_bit(tmp_path: Path, devices: int) -> None:
+@pytest.mark.parametrize(("devices", "kills"), [(1, 20), (2, 12)])
+def test_kills_change_no_bit(tmp_path: Path, devices: int, kills: int) -> None:
     words = (*RECIPE, "--trainer.max_epochs=12", f"--trainer.devices={devices}", f"--data.batch_size={8 * devices}")
     run(*words, "--trainer.default_root_dir", tmp_path / "undisturbed")
     report = json.loads((tmp_path / "undisturbed" / RUN / "report.json").read_text())
-    met = train_and_kill(tmp_path / "killed", 20, words, report["train_seconds"])
-    assert met >= 15
+    met = train_and_kill(tmp_path / "killed", kills, words, report["train_seconds"])
+    assert met >= kills * 3 // 4
     assert_same(tmp_path / "undisturbed", tmp_path / "killed")
 
 
