@@ -79,8 +79,8 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
     width = bins[0]["to"] - bins[0]["from"]
     for few, look in ((False, {"color": BLUE, "label": "accuracy"}), (True, FEW)):
-        some = [b for b in bins if (b["images"] < MANY) == few]
-        upper.bar([b["from"] for b in some], [b["accuracy"] for b in some], 0.9 * width, align="edge", **look)
+        if some := [b for b in bins if (b["images"] < MANY) == few]:
+            upper.bar([b["from"] for b in some], [b["accuracy"] for b in some], 0.9 * width, align="edge", **look)
     sure = [b["confidence"] for b in bins]
     left, right = ([b["from"] + edge * width for b in bins] for edge in (0, 0.9))
     upper.hlines(sure, left, right, color=ORANGE, linewidth=3, clip_on=False, label=SHOULD_BE)

@@ -294,6 +294,15 @@ def test_the_reliability_diagram_has_a_bar_of_accuracy_and_a_line_of_confidence_
     assert len(hatched) == len([b for b in bins if b["images"] < failure_figures.MANY]) > 0
 
 
+def test_the_reliability_diagram_explains_hatched_bars_only_where_it_has_some() -> None:
+    report = some_failures()
+    hatched = failure_figures.FEW["label"]
+    assert hatched in texts(failure_figures.reliability(report, "Reliability"))
+    for one in report["calibration"]:
+        one["images"] *= failure_figures.MANY
+    assert hatched not in texts(failure_figures.reliability(report, "Reliability"))
+
+
 def test_the_figure_of_the_classes_tells_its_three_measures_by_shape_and_what_is_not_defined_in_words() -> None:
     report = some_failures()
     figure = failure_figures.per_class(report, "Classes")
