@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.winograd import Convolution, MaxPool, Norm
+
 PATCH = 2  # side of what is whitened
 LEARNS = (
     0.16  # of the training, in which the whitening layer's bias learns; 0.37 in airbench, 0.025 in hiverge's speedrun
@@ -33,7 +35,7 @@ class Group(nn.Module):
         self.deep = depth == 3
         if self.deep:
             self.conv3, self.norm3 = _convolution(channels, channels), _norm(channels)
-        self.pool, self.activation = nn.MaxPool2d(2), nn.GELU(approximate="tanh")
+        self.pool, self.activation = MaxPool(), nn.GELU(approximate="tanh")
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, channels, H // 2, W // 2]` of `[N, channels_in, H, W]`."""
@@ -91,14 +93,14 @@ class SpeedrunNet(nn.Module):
         )  # DistributedDataParallel wants all gradients
 
 
-def _convolution(channels_in: int, channels: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(channels_in, channels, 3, padding=1, bias=False)
+def _convolution(channels_in: int, channels: int) -> Convolution:
+    convolution = Convolution(channels_in, channels)
     nn.init.dirac_(convolution.weight.data[:channels_in])
     return convolution
 
 
-def _norm(channels: int) -> nn.BatchNorm2d:
+def _norm(channels: int) -> Norm:
     # 0.1 averages some 5,000 images in slices of 250; 0.4, airbench's for batches of 2,000, is 0.2 % less accurate
-    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.1)
+    norm = Norm(channels, eps=1e-12, momentum=0.1)
     norm.weight.requires_grad = False
     return norm
