@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar import winograd
+from lit_cifar.nets import winograd
 from lit_cifar.nets.speedrun import SpeedrunNet
-from lit_cifar.winograd import FEWEST, Convolution, MaxPool, Norm
+from lit_cifar.nets.winograd import FEWEST, Convolution, MaxPool, Norm
 
 
 def error(result: Tensor, exact: Tensor) -> float:
