@@ -183,18 +183,22 @@ class LitClassifier(EvaluatedModule):
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_start(self) -> None:
-        """Starts the clock."""
+        """Starts the clock; a training that is resumed in mid-epoch is not told that the epoch begins."""
         steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()
         self._use_threads(training=True)
         self.record.begin(self.device)
+        self._tell_net()
+
+    def _tell_net(self) -> None:
+        if isinstance(self.net, Staged):
+            self.net.begin_epoch(self.current_epoch / max(1, self.trainer.max_epochs or 1))
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""
         epochs = max(1, self.trainer.max_epochs or 1)
-        if isinstance(self.net, Staged):
-            self.net.begin_epoch(self.current_epoch / epochs)
+        self._tell_net()
         sides = [side for share, side in self.sides if share <= (self.current_epoch + 0.5) / epochs]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
