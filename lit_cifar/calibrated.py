@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,12 @@ class Staged(Protocol):
 
     def begin_epoch(self, done: float) -> None:
         """Is told which share of the training lies behind."""
+
+
+def begin_epoch(net: nn.Module, trainer: pl.Trainer) -> None:
+    """Tells a net that is `Staged` how far its training has come; leaves others alone."""
+    if isinstance(net, Staged):
+        net.begin_epoch(trainer.current_epoch / max(1, trainer.max_epochs or 1))
 
 
 def calibrate(net: nn.Module, datamodule: CIFAR10DataModule, device: torch.device) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
 from lit_cifar import evaluation
-from lit_cifar.calibrated import Staged, calibrate
+from lit_cifar.calibrated import begin_epoch, calibrate
 from lit_cifar.checkpoint import KEY, build_net, check_net, class_and_arguments, describe, read_checkpoint
 from lit_cifar.data.images import ImageSet
 from lit_cifar.data.loader import BatchLoader
@@ -189,16 +189,12 @@ class LitClassifier(EvaluatedModule):
         self._threads = torch.get_num_threads()
         self._use_threads(training=True)
         self.record.begin(self.device)
-        self._tell_net()
-
-    def _tell_net(self) -> None:
-        if isinstance(self.net, Staged):
-            self.net.begin_epoch(self.current_epoch / max(1, self.trainer.max_epochs or 1))
+        begin_epoch(self.net, self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""
         epochs = max(1, self.trainer.max_epochs or 1)
-        self._tell_net()
+        begin_epoch(self.net, self.trainer)
         sides = [side for share, side in self.sides if share <= (self.current_epoch + 0.5) / epochs]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
