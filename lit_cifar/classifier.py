@@ -183,13 +183,13 @@ class LitClassifier(EvaluatedModule):
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def on_train_start(self) -> None:
-        """Starts the clock; a training that is resumed in mid-epoch is not told that the epoch begins."""
+        """Starts the clock."""
         steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()
         self._use_threads(training=True)
         self.record.begin(self.device)
-        begin_epoch(self.net, self.trainer)
+        begin_epoch(self.net, self.trainer)  # resumed in mid-epoch, on_train_epoch_start is not called
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""
