@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets.winograd import Convolution, MaxPool, Norm
+from lit_cifar.nets.layers import Convolution, MaxPool, Norm
 
 PATCH = 2  # side of what is whitened
 LEARNS = 0.1  # of the training, in which the whitening layer's bias learns; 0.37 in airbench, 0.025 in hiverge's
@@ -33,7 +33,7 @@ class Group(nn.Module):
         self.deep = depth == 3
         if self.deep:
             self.conv3, self.norm3 = _convolution(channels, channels), _norm(channels)
-        self.pool, self.activation = MaxPool(), nn.GELU(approximate="tanh")
+        self.pool, self.activation = MaxPool(), nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[N, channels, H // 2, W // 2]` of `[N, channels_in, H, W]`."""
@@ -62,7 +62,7 @@ class SpeedrunNet(nn.Module):
         self.whitening_learns = True
         channels = (2 * components, *widths)
         self.groups = nn.Sequential(*(Group(i, o, depth) for i, o in pairwise(channels)))
-        self.activation = nn.GELU(approximate="tanh")
+        self.activation = nn.GELU()
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std()

@@ -3,10 +3,9 @@
 Winograd's minimal filtering (Lavin and Gray, arXiv 1509.09308): m outputs in a row are coefficients of a product of
 polynomials, and m + 2 values of the product determine them (Toom and Cook). A value takes one multiplication, or, over
 all channels, one matrix product. The ways to the values and back are matrix products too where places come first in
-memory, `[H, W, N, C]`, which the layers here hand on to each other.
+memory, `[H, W, N, C]`, which normalisation and pooling hand on (`layers.py`).
 
-The error is below 1e-4 of the results' deviation; bf16's is 3e-3. Only training in float32 on a CPU, with many
-channels, is computed so; elsewhere, the layers are torch's.
+The error is below 1e-4 of the results' deviation; bf16's is 3e-3.
 """
 
 from functools import lru_cache
@@ -14,12 +13,11 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MOST = 8  # outputs in a row of a tile
 POINTS = (0, 1, -1, 0.5, -0.5, 2, -2, 0.75, -0.75)  # and infinity: of those tried, with the smallest error
-FEWEST = 64  # channels in and out: with fewer, the ways there and back take what the products save
 PART = 2**24  # bytes of values at a time, so that they stay in the cache
 
 
@@ -75,6 +73,15 @@ def _from_values(values: Tensor, rows: Tensor, columns: Tensor, x: Tensor) -> No
     torch.bmm(columns.flatten(0, 1).T.expand(len(x), -1, -1), between, out=x.flatten(2))
 
 
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """`[N, K, H, W]` of `x`, `[N, C, H, W]`, and 3×3 filters `[K, C, 3, 3]`, zeros around."""
+    channels, channels_in = weight.shape[:2]
+    both = torch.kron(_side(x.shape[3]).filters, _side(x.shape[2]).filters)
+    filters = both @ weight.permute(3, 2, 1, 0).reshape(9, -1)
+    y: Tensor = _Convolve.apply(x, filters.view(-1, channels_in, channels))
+    return y
+
+
 class _Convolve(torch.autograd.Function):
     """`[N, K, H, W]` of `x`, `[N, C, H, W]`, and a filter's values, `[points, C, K]`; places first in memory."""
 
@@ -119,60 +126,3 @@ def _tiling(x: Tensor, filters: Tensor) -> tuple[_Side, _Side, int]:
     rows, columns = _side(x.shape[0]), _side(x.shape[1])
     values = rows.inputs[..., 0].numel() * columns.inputs[..., 0].numel() * max(filters.shape[1:])
     return rows, columns, max(1, PART // (values * x.element_size()))
-
-
-class Convolution(nn.Conv2d):
-    """A 3×3 convolution that keeps height and width, without bias."""
-
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__(channels_in, channels, 3, padding=1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, channels, H, W]` of `[N, channels_in, H, W]`."""
-        if not self._pays(x):
-            return super().forward(x)
-        both = torch.kron(_side(x.shape[3]).filters, _side(x.shape[2]).filters)
-        filters = both @ self.weight.permute(3, 2, 1, 0).reshape(9, -1)
-        y: Tensor = _Convolve.apply(x, filters.view(-1, self.in_channels, self.out_channels))
-        return y
-
-    def _pays(self, x: Tensor) -> bool:
-        return (
-            self.training
-            and x.device.type == "cpu"
-            and x.dtype == torch.float32
-            and min(self.in_channels, self.out_channels) >= FEWEST
-            and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
-        )
-
-
-class Norm(nn.BatchNorm2d):
-    """Batch normalisation that keeps the order in memory."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` of the same."""
-        if not _has_places_first(x):
-            return super().forward(x)
-        places = x.permute(2, 3, 0, 1)
-        y = super().forward(places.reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2))
-        return y.permute(0, 2, 3, 1).reshape(places.shape).permute(2, 3, 0, 1)
-
-
-class MaxPool(nn.MaxPool2d):
-    """The maximum of 2×2 places, which keeps the order in memory."""
-
-    def __init__(self) -> None:
-        super().__init__(2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H // 2, W // 2]` of `[N, C, H, W]`."""
-        if not _has_places_first(x):
-            return super().forward(x)
-        images, channels, height, width = x.shape
-        y = super().forward(x.permute(2, 3, 0, 1).reshape(1, height, width, -1).permute(0, 3, 1, 2))
-        return y.permute(0, 2, 3, 1).unflatten(3, (images, channels))[0].permute(2, 3, 0, 1)
-
-
-def _has_places_first(x: Tensor) -> bool:
-    return x.permute(2, 3, 0, 1).is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets import winograd
+from lit_cifar.nets import layers, winograd
+from lit_cifar.nets.layers import FEWEST, Convolution, MaxPool, Norm
 from lit_cifar.nets.speedrun import SpeedrunNet
-from lit_cifar.nets.winograd import FEWEST, Convolution, MaxPool, Norm
 
 
 def error(result: Tensor, exact: Tensor) -> float:
@@ -93,7 +93,7 @@ def test_a_net_learns_the_same(depth: int, monkeypatch: pytest.MonkeyPatch) -> N
         return [weight.grad for weight in net.parameters() if weight.grad is not None]
 
     found = gradients()
-    monkeypatch.setattr(winograd, "FEWEST", 1000)
+    monkeypatch.setattr(layers, "FEWEST", 1000)
 
     for gradient, expected in zip(found, gradients(), strict=True):
         torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-3 * expected.abs().max().item())
