@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -29,10 +30,10 @@ class _Convolve(torch.autograd.Function):
     def backward(ctx: Any, y_gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         wide, images = (1, len(x)), _in_one(x)
-        gradient = nn.grad.conv2d_weight(images, weight.shape, _in_one(y_gradient), padding=wide, dilation=wide)
+        gradient = conv2d_weight(images, weight.shape, _in_one(y_gradient), padding=wide, dilation=wide)
         if not ctx.needs_input_grad[0]:
             return None, gradient
-        return nn.grad.conv2d_input(x.shape, weight, y_gradient, padding=1), gradient
+        return conv2d_input(x.shape, weight, y_gradient, padding=1), gradient
 
 
 def _in_one(x: Tensor) -> Tensor:
