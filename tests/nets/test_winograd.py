@@ -96,4 +96,4 @@ def test_a_net_learns_the_same(depth: int, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(layers, "FEWEST", 1000)
 
     for gradient, expected in zip(found, gradients(), strict=True):
-        torch.testing.assert_close(gradient, expected, rtol=0, atol=2e-3 * expected.abs().max().item())
+        assert error(gradient, expected) < 2e-3  # where two places of a pool are near equal, the other may be taken
