@@ -20,6 +20,8 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
 
 
 class _Convolve(torch.autograd.Function):
+    """torch's convolution, but for the gradient of the filters."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
