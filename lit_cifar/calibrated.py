@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.length import share_done
 
 IMAGES = 5000  # that such a net is shown
 
@@ -31,7 +32,7 @@ class Staged(Protocol):
 def begin_epoch(net: nn.Module, trainer: pl.Trainer) -> None:
     """Tells a net that is `Staged` how far its training has come; leaves others alone."""
     if isinstance(net, Staged):
-        net.begin_epoch(trainer.current_epoch / max(1, trainer.max_epochs or 1))
+        net.begin_epoch(share_done(trainer, trainer.current_epoch))
 
 
 def calibrate(net: nn.Module, datamodule: CIFAR10DataModule, device: torch.device) -> None:

@@ -15,13 +15,14 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 from zipfile import ZipFile, is_zipfile
 
 import torch
 from torch import nn
 
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.views import Views
 
 if TYPE_CHECKING:
     from lit_cifar.classifier import LitClassifier
@@ -37,6 +38,8 @@ CARD = {"recipe": str, "net": dict, "classes": list, "dataset": str, "images": i
     "record": dict,
 }
 """What lies under KEY, and of which type."""
+EVALUATION = ("test_time_augmentation", "confidence_threshold")
+"""What else lies there, but not in checkpoints of before: settings of LitClassifier, for its tests."""
 
 
 def class_and_arguments(net: nn.Module) -> dict[str, Any]:
@@ -115,39 +118,13 @@ def _wrong(checkpoint: dict[str, Any]) -> str | None:
             return key
     if not all(isinstance(name, str) for name in card["classes"]):
         return "classes"
+    if card.get("test_time_augmentation", "none") not in get_args(Views):
+        return "test_time_augmentation"
+    threshold = card.get("confidence_threshold", 1.0)
+    if not isinstance(threshold, float) or not 0 < threshold <= 1:
+        return "confidence_threshold"
     weights = checkpoint["state_dict"]
     return None if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else "state_dict"
-
-
-def named_checkpoint(path: str | None, root: Path) -> Path:
-    """The one of this path; or that of the newest run under `root`, whatever its recipe, where it is `best` or `last`.
-
-    None means that run's best, or its last where nothing was held out to tell the best by.
-
-    Raises:
-        UsageError: there is none.
-    """
-    if path not in (None, "best", "last"):
-        return Path(path)
-    runs = root / RUNS
-    newest = newest_checkpoint(runs, f"*/version_*/checkpoints/{path or '*st'}.ckpt")
-    if newest:
-        return newest if path else newest_checkpoint(newest.parent, "best.ckpt") or newest
-    raise UsageError(
-        f"there is no intact {path or 'best'}.ckpt in {runs}/*/version_*/checkpoints; train with"
-        " python -m lit_cifar fit, or name a checkpoint with --ckpt_path"
-    )
-
-
-def newest_checkpoint(folder: Path, pattern: str) -> Path | None:
-    """The newest intact checkpoint of this pattern, such as `version_*/checkpoints/last.ckpt`, else None."""
-    for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime_ns, reverse=True):
-        try:
-            read_checkpoint(path)
-        except UserError:
-            continue  # cut short or damaged: the one before it may do
-        return path
-    return None
 
 
 def check_net(config: dict[str, Any], path: str | Path) -> None:
@@ -240,6 +217,11 @@ def build_net(config: dict[str, Any]) -> nn.Module:
     return net
 
 
+def evaluation_settings(card: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of LitClassifier with which a checkpoint's net was tested."""
+    return {key: card[key] for key in EVALUATION if key in card}
+
+
 def describe(model: "LitClassifier", data: "CIFAR10DataModule") -> dict[str, Any]:
     """What a checkpoint says of the net, the data and the training, beside weights and states."""
     return {
@@ -253,7 +235,7 @@ def describe(model: "LitClassifier", data: "CIFAR10DataModule") -> dict[str, Any
         "val_size": data.val_size,
         "batch_size": data.batch_size,
         "seed": data.seed,
-    }
+    } | {key: getattr(model, key) for key in EVALUATION}
 
 
 def check_resumable(card: dict[str, Any], path: Path, model: "LitClassifier", data: "CIFAR10DataModule") -> None:

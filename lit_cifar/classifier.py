@@ -17,19 +17,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
-from lit_cifar import evaluation
 from lit_cifar.calibrated import begin_epoch, calibrate
-from lit_cifar.checkpoint import KEY, build_net, check_net, class_and_arguments, describe, read_checkpoint
-from lit_cifar.data.images import ImageSet
+from lit_cifar.checkpoint import (
+    KEY,
+    build_net,
+    check_net,
+    class_and_arguments,
+    describe,
+    evaluation_settings,
+    read_checkpoint,
+)
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.data.pictures import Picture, to_batch
 from lit_cifar.diverged import EVERY, LossWatch, require_finite, require_finite_weights
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluated import Batch, EvaluatedModule
 from lit_cifar.fused import SMALL_BATCH, FusedStep, count
+from lit_cifar.length import fit_schedule, share_done
 from lit_cifar.loggers import mlflow_run
 from lit_cifar.memory import keep_freed_memory
-from lit_cifar.optim import LinearToZero
 from lit_cifar.record import TrainingRecord
 from lit_cifar.sliced import SlicedStep
 from lit_cifar.trial import check
@@ -88,13 +93,11 @@ class LitClassifier(EvaluatedModule):
         """Class path and arguments that a checkpoint carries, to build the net again."""
         self.recipe = "python"
         """Name of the recipe that a checkpoint and a report carry."""
-        self.mean: tuple[float, ...] = ()
-        """Of each channel, of values between 0 and 1, subtracted from the images that the net sees."""
-        self.std: tuple[float, ...] = ()
-        """By which they are divided."""
         self.lr: float | None = None
         """Learning rate in place of the optimizer's own: what Lightning's LearningRateFinder found."""
         self.example_input_array = torch.zeros(1, 3, 32, 32)
+        self.calibrated = False
+        """Whether weights that are computed from images have been: those of a trained net stay."""
         self.record = TrainingRecord()
         self._watch = LossWatch()
         self.direct_step: FusedStep | SlicedStep | None = None
@@ -102,14 +105,14 @@ class LitClassifier(EvaluatedModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the net
-        cls, checkpoint_path: str | Path, net: nn.Module | None = None, test_time_augmentation: Views = "none"
+        cls, checkpoint_path: str | Path, net: nn.Module | None = None, test_time_augmentation: Views | None = None
     ) -> Self:
-        """A trained classifier, on the CPU and ready to predict.
+        """A trained classifier, on the CPU and ready to predict; `train()` readies it to learn on.
 
         Args:
             checkpoint_path: best.ckpt or last.ckpt of a run.
             net: of the checkpoint's class, where that is not one of this project's, torch's or torchvision's.
-            test_time_augmentation: as of the class.
+            test_time_augmentation: as of the class; by default, what the training was tested with.
 
         Raises:
             UsageError: it is not a checkpoint of ours, or of a net that this version does not have.
@@ -121,7 +124,7 @@ class LitClassifier(EvaluatedModule):
             check_net(card["net"], checkpoint_path)
         weights = {name: weight for name, weight in checkpoint["state_dict"].items() if name.startswith("net.")}
         try:
-            module = cls(build_net(card["net"]) if net is None else net, test_time_augmentation=test_time_augmentation)
+            module = cls(build_net(card["net"]) if net is None else net, **evaluation_settings(card))
             module.load_state_dict(weights)
         except (TypeError, ValueError, RuntimeError) as error:
             name = card["net"]["class_path"]
@@ -129,47 +132,25 @@ class LitClassifier(EvaluatedModule):
                 f"--ckpt_path {checkpoint_path} is of a network {name} with other arguments or weights than this one's;"
                 " load it with the version that trained it, or with the network that was trained"
             ) from error
+        if test_time_augmentation is not None:
+            module.test_time_augmentation = test_time_augmentation
+        module.calibrated = True
         module.net_config, module.recipe = card["net"], card["recipe"]
         module.classes, module.mean, module.std = (tuple(card[key]) for key in ("classes", "mean", "std"))
         return module.eval()
-
-    @torch.no_grad()
-    def predict(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Probabilities `[N, C]` of the classes for one image or several, in the order of `classes`.
-
-        Args:
-            images: PIL images of any mode, arrays uint8 `[H, W]` (grey), `[H, W, 3]` or `[H, W, 4]` (RGBA), or tensors
-                uint8 `[3, H, W]`, of any size; or a whole batch as an array `[N, H, W, 3]` or a tensor `[N, 3, H, W]`.
-
-        Raises:
-            ValueError: an image is of another shape or type, such as floating-point numbers.
-            UsageError: the classifier was neither trained nor loaded.
-        """
-        pixels = to_batch(images)
-        if not len(pixels):
-            return torch.empty(0, len(self.classes))
-        if not self.classes:
-            raise UsageError("The classifier knows no classes yet; train it, or take load_from_checkpoint")
-        labels = torch.zeros(len(pixels), dtype=torch.int64)
-        batches = BatchLoader(
-            ImageSet(pixels, labels, self.classes), 250, mean=self.mean, std=self.std, device=self.device
-        )
-        layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
-        with evaluation.evaluating(self):
-            logits = [self._mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
-        return torch.cat(logits).softmax(1).cpu()
 
     def setup(self, stage: str) -> None:
         """Makes the metrics, once all is known to fit."""
         keep_freed_memory()
         self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
         check(self, self.datamodule)
-        if stage == "fit":
+        if stage == "fit" and not self.calibrated:
             calibrate(self.net, self.datamodule, self.device)
+            self.calibrated = True
         if stage == "fit" and self.compiled:
             from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s
 
-            compile_net(self.net, self.device)
+            compile_net(self.net, self.trainer.strategy.root_device)  # to which the net is moved later
         self.begin_metrics()
 
     @property
@@ -193,9 +174,9 @@ class LitClassifier(EvaluatedModule):
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""
-        epochs = max(1, self.trainer.max_epochs or 1)
         begin_epoch(self.net, self.trainer)
-        sides = [side for share, side in self.sides if share <= (self.current_epoch + 0.5) / epochs]
+        middle = share_done(self.trainer, self.current_epoch + 0.5)
+        sides = [side for share, side in self.sides if share <= middle]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
 
@@ -276,8 +257,7 @@ class LitClassifier(EvaluatedModule):
             return optimizer
         try:
             scheduler = self.make_lr_scheduler(optimizer)
-            if isinstance(scheduler, LinearToZero) and scheduler.total_steps is None:
-                scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
+            fit_schedule(scheduler, self.lr_scheduler_interval, self.trainer)
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise UsageError(f"--model.lr_scheduler: {error}; give it another value") from error
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
@@ -296,3 +276,6 @@ class LitClassifier(EvaluatedModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the state of the run that wrote the checkpoint."""
         self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
+        own = self.state_dict().keys()  # a loss may have weights; another may be measured with
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: weights[name] for name in weights if name.startswith("net.") or name in own}

@@ -17,7 +17,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
 
 from lit_cifar.best import BestCheckpoint
-from lit_cifar.checkpoint import KEY, RUNS, check_resumable, default_net, read_checkpoint
+from lit_cifar.checkpoint import KEY, RUNS, check_resumable, default_net, evaluation_settings, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
@@ -146,6 +146,7 @@ class LitCLI(LightningCLI):
                     "data.val_size": card["val_size"],
                     "seed_everything": card["seed"],
                 }
+                | {f"model.{key}": value for key, value in evaluation_settings(card).items()}
                 | ({"model.net": self._net} if self._net else {})
             )
 
@@ -172,9 +173,10 @@ class LitCLI(LightningCLI):
             raise UsageError(f"{cause(str(error)).rstrip('.')}. {ELSE}") from error
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the precision, and hands on a seed chosen at random."""
+        """Chooses the precision, unless the command line does, and hands on a seed chosen at random."""
         config = self.config[self.subcommand]
-        if config.fast_precision:
+        named = any(word.split("=")[0] == "--trainer.precision" for word in self._argv)
+        if config.fast_precision and not named:
             config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
         config.ckpt_path = None  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model:

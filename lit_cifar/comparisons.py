@@ -20,6 +20,8 @@ from lit_cifar.errors import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "tests" / "benchmarks"
 PACKAGES = "import torch, torchvision, pytorch_lightning, torchmetrics"
+AS_SCRIPTS = ("--trainer.accelerator=cpu", "--model.sides=[]")  # which compute on the CPU, images of their own size
+FLOAT32 = "--trainer.precision=32-true"
 
 
 @dataclass(frozen=True)
@@ -116,9 +118,10 @@ def _step(setting: Setting, *flags: str) -> float:
     return float(report["train_seconds"] / report["steps"] * 1000)
 
 
-def _steps(setting: Setting, devices: int = 1) -> float:
-    flags = ("--data.val_size=0", f"--trainer.max_steps={setting.steps}", f"--trainer.devices={devices}")
-    return _step(setting, "--trainer.max_epochs=-1", *flags)
+def _steps(setting: Setting, *flags: str) -> float:
+    return _step(
+        setting, "--data.val_size=0", "--trainer.max_epochs=-1", f"--trainer.max_steps={setting.steps}", *flags
+    )
 
 
 def _first_step(setting: Setting) -> float:
@@ -160,14 +163,14 @@ COMPARISONS = {
         "ms a step",
         "fit",
         "the tutorial's own loop",
-        lambda setting: _step(setting, "--trainer.max_epochs=1"),
+        lambda setting: _step(setting, "--trainer.max_epochs=1", FLOAT32, *AS_SCRIPTS),
         lambda setting: _script("plain_pytorch.py", setting.recipe, setting.root, setting.batch_size or 0, 1, 0),
     ),
     "step": Comparison(
         "ms a step",
         "fit",
         "the bare step",
-        _steps,
+        lambda setting: _steps(setting, *AS_SCRIPTS),
         lambda setting: _script("bare_step.py", setting.recipe, setting.root, setting.batch_size or 0, setting.steps),
     ),
     "loader": Comparison(
@@ -181,7 +184,7 @@ COMPARISONS = {
         "s",
         "the test of fit",
         "the net alone",
-        lambda setting: float(_fit_aside(setting, "--trainer.max_steps=1")[1]["test_seconds"]),
+        lambda setting: float(_fit_aside(setting, "--trainer.max_steps=1", FLOAT32, *AS_SCRIPTS)[1]["test_seconds"]),
         lambda setting: _script("eval_net.py", setting.recipe, setting.root),
     ),
     "pictures": Comparison(
@@ -207,7 +210,11 @@ COMPARISONS = {
         lambda setting: run([sys.executable, str(SCRIPTS / "images_in_memory.py"), setting.root]).memory,
     ),
     "one-device": Comparison(
-        "ms a step", "fit on two devices", "fit on one", lambda setting: _steps(setting, 2), _steps
+        "ms a step",
+        "fit on two devices",
+        "fit on one",
+        lambda setting: _steps(setting, "--trainer.devices=2"),
+        lambda setting: _steps(setting, "--trainer.devices=1"),
     ),
 }
 

@@ -17,7 +17,7 @@ class Exchange:
     """Makes every process's gradient that of the whole batch.
 
     Args:
-        weights: of the net, the same on every process.
+        weights: of net and loss, the same on every process.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:

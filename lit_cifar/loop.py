@@ -28,6 +28,7 @@ from lit_cifar.report import RunReport
 from lit_cifar.sliced import SlicedStep
 
 OURS = (BestCheckpoint, LastCheckpoint, LitProgressBar, RunReport)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
@@ -61,6 +62,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
         ours = type(module) is LitClassifier and type(trainer.datamodule) is CIFAR10DataModule
         self._lean = (
             ours
+            and trainer.precision in PRECISIONS
             and isinstance(trainer.profiler, PassThroughProfiler)
             and not any(_overrides(c, BATCH_HOOKS) for c in trainer.callbacks if type(c) not in OURS)
         )
@@ -131,7 +133,7 @@ def _direct_step(module: LitClassifier) -> FusedStep | SlicedStep | None:
     alone = trainer.world_size == 1
     if (
         not (alone or (_is_plain_ddp(trainer.strategy) and is_small(module.net)))
-        or trainer.precision not in ("32-true", "bf16-mixed")
+        or trainer.precision not in PRECISIONS[:2]
         or trainer.accumulate_grad_batches > 1
         or trainer.gradient_clip_val
         or torch.is_anomaly_enabled()
@@ -144,7 +146,7 @@ def _direct_step(module: LitClassifier) -> FusedStep | SlicedStep | None:
         and trainer.precision == "32-true"
         and batch_size <= SMALL_BATCH * trainer.world_size
     )
-    exchange = None if alone else Exchange(module.net.parameters())
+    exchange = None if alone else Exchange(module.parameters())
     plain = module.loss is cross_entropy and not module.slice_size and not module.compiled
     if small and plain and can_record(module.net):
         before = module.direct_step  # of the last epoch: recording anew took 0.3 s

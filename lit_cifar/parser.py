@@ -84,7 +84,7 @@ def add_run_arguments(parser: Any, recipe: str) -> None:
         "--fast_precision",
         type=bool,
         default=False,
-        help="Compute in bf16 or half where the hardware is fast at it, whatever --trainer.precision says.",
+        help="Compute in bf16 or half where the hardware is fast at it, unless --trainer.precision is given.",
     )
 
 

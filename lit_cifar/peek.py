@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lit_cifar.checkpoint import RUNS, named_checkpoint, newest_checkpoint
+from lit_cifar.checkpoint import RUNS
 from lit_cifar.errors import UsageError
+from lit_cifar.newest import named_checkpoint, newest_checkpoint
 
 
 def peek(words: Sequence[str]) -> argparse.Namespace:

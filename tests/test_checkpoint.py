@@ -12,7 +12,8 @@ from conftest import Cli, paint_pictures
 from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_cifar.checkpoint import named_checkpoint
+from lit_cifar.errors import UsageError
+from lit_cifar.newest import named_checkpoint
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
@@ -208,7 +209,8 @@ def test_without_a_name_the_newest_run_counts_whatever_its_recipe(trained: Path,
     shutil.copy(trained, later)
     os.utime(later / "last.ckpt", (time.time() + 9, time.time() + 9))
     assert named_checkpoint(None, tmp_path) == named_checkpoint("last", tmp_path) == later / "last.ckpt"
-    assert named_checkpoint("best", tmp_path) == best
+    with pytest.raises(UsageError, match=r"speedrun/version_0, has no best\.ckpt: nothing .*; take --ckpt_path last"):
+        named_checkpoint("best", tmp_path)
     assert named_checkpoint("elsewhere.ckpt", tmp_path) == Path("elsewhere.ckpt")
 
 

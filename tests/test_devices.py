@@ -1,6 +1,7 @@
 """Several processes on the CPU, started as a user starts them, give the result of one."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -124,3 +125,21 @@ def test_predict_writes_the_same_on_any_number_of_devices(tmp_path: Path) -> Non
         written.append([line.split(",")[:3] for line in lines])
     assert len(written[0]) == 2001
     assert differences(written[0], written[1]) == []
+
+
+@pytest.mark.slow
+def test_a_loss_that_learns_learns_the_same_on_two_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "learned.py").write_text(
+        "import torch\n\n\nclass Temperature(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        "        self.log = torch.nn.Parameter(torch.zeros(()))\n\n"
+        "    def forward(self, logits, labels):\n"
+        "        return torch.nn.functional.cross_entropy(logits * self.log.exp(), labels)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    for devices in (1, 2):
+        train(tmp_path / str(devices), devices, *SIXTY, "--model.loss=learned.Temperature")
+    assert_same_training(tmp_path / "1", tmp_path / "2")
+    one, two = (last_checkpoint(tmp_path / str(devices))["state_dict"]["loss.log"] for devices in (1, 2))
+    assert float(one) == pytest.approx(float(two), rel=1e-5)
+    assert float(one) != 0

@@ -1,62 +1,30 @@
 import io
 import sys
-from itertools import combinations
 from pathlib import Path
 from subprocess import run
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+from drawing import (
+    LONG_NAMES,
+    curve,
+    draw_one_of_each,
+    overlapping,
+    pixels,
+    some_images,
+    text_object,
+    texts,
+)
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
-from matplotlib.text import Text
-from PIL import Image
-from torch import Tensor
+from matplotlib.patches import Rectangle
 
-from lit_cifar import failure_figures, figures
+from lit_cifar import figures
 from lit_cifar.data.images import CIFAR10_CLASSES
 from lit_cifar.errors import UserError
-from lit_cifar.failures import describe, read_answers
-
-LONG_NAMES = (
-    "Siberian husky",
-    "Alaskan malamute",
-    "Chesapeake Bay retriever",
-    "Rhodesian ridgeback",
-    "West Highland white terrier",
-    "n02110185_Siberian_husky_of_the_north",
-    "Donaudampfschifffahrtsgesellschaftskapitänshund",
-    "Old English sheepdog",
-    "$5 & $6",
-    "Pug",
-)
-
-
-def some_images(count: int, height: int = 32, width: int = 32) -> Tensor:
-    return torch.randint(0, 256, (count, 3, height, width), generator=torch.Generator().manual_seed(0)).byte()
-
-
-def texts(figure: Figure) -> list[str]:
-    """What is written in a figure, with the lines of each text joined."""
-    return [text.get_text().replace("\n", " ") for text in figure.findobj(Text) if text.get_text()]
-
-
-def text_object(figure: Figure, content: str) -> Text:
-    return next(text for text in figure.findobj(Text) if text.get_text() == content)
-
-
-def pixels(path: Path) -> np.ndarray:
-    return np.asarray(Image.open(path).convert("RGB"))
-
-
-def overlapping(labels: list[Text]) -> list[tuple[str, str]]:
-    boxes = [(label.get_text(), label.get_window_extent()) for label in labels if label.get_text()]
-    assert len(boxes) > 1
-    return [(a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)]
 
 
 @pytest.mark.parametrize(
@@ -190,11 +158,6 @@ def test_no_two_labels_of_the_confusion_matrix_overlap(names: tuple[str, ...], c
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 * figure.dpi <= width and box.y1 * figure.dpi <= height
 
 
-def curve(count: int) -> tuple[list[int], list[float]]:
-    noise = np.random.default_rng(0).normal(0, 0.1, count)
-    return list(range(1, count + 1)), (1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist()
-
-
 def labels_of(figure: Figure) -> list[str]:
     legend = figure.axes[0].get_legend()
     return [text.get_text() for text in legend.get_texts()] if legend else []
@@ -255,95 +218,9 @@ def test_a_curve_may_be_empty_or_a_point_or_all_nan(
     assert len(steps) == len(set(steps))
 
 
-def some_failures(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
-    """What report.json says of 40 images, most of them mistaken; the last class is never predicted."""
-    labels = torch.arange(40) % len(names)
-    guesses = torch.where(torch.arange(40) % 3 == 0, labels, (labels + 1) % len(names)).clamp(max=len(names) - 2)
-    logits = torch.eye(len(names))[guesses] * torch.linspace(0.5, 9, 40)[:, None]
-    matrix = torch.zeros(len(names), len(names)).index_put((labels, guesses), torch.ones(40), accumulate=True)
-    return describe(read_answers(logits, labels), matrix, names)
-
-
-def test_a_ranking_tells_probability_and_both_classes_and_frames_what_is_wrong_among_the_uncertain() -> None:
-    report = some_failures()
-    first, last = report["confident_mistakes"][0], report["uncertain_images"][0]
-    mistakes = failure_figures.mistakes(some_images(40), report["confident_mistakes"], "Mistakes")
-    caption = f"{first['probability'] * 100:.1f} % {first['predicted']} not {first['class']}"
-    assert caption in texts(mistakes)
-    assert not mistakes.axes[0].patches
-    uncertain = failure_figures.uncertain(some_images(40), report["uncertain_images"], "Uncertain")
-    assert f"{last['probability'] * 100:.1f} % {last['predicted']}" in texts(uncertain)
-    wrong = [entry for entry in report["uncertain_images"] if entry["class"] != entry["predicted"]]
-    assert 0 < len(uncertain.axes[0].patches) == len(wrong) < len(report["uncertain_images"])
-
-
-def height_of(bar: Patch) -> float:
-    assert isinstance(bar, Rectangle)
-    return float(bar.get_height())
-
-
-def test_the_reliability_diagram_has_a_bar_of_accuracy_and_a_line_of_confidence_for_each_bin_with_images() -> None:
-    report = some_failures()
-    bins = [b for b in report["calibration"] if b["images"]]
-    upper, lower = failure_figures.reliability(report, "Reliability").axes
-    assert sorted(map(height_of, upper.patches)) == sorted(b["accuracy"] for b in bins)
-    lines = [np.asarray(path.vertices)[0, 1] for path in upper.collections[0].get_paths()]
-    assert lines == pytest.approx([b["confidence"] for b in bins])
-    assert sum(map(height_of, lower.patches)) == pytest.approx(1)
-    hatched = [bar for bar in upper.patches if bar.get_hatch()]
-    assert len(hatched) == len([b for b in bins if b["images"] < failure_figures.MANY]) > 0
-
-
-def test_the_reliability_diagram_explains_hatched_bars_only_where_it_has_some() -> None:
-    report = some_failures()
-    hatched = failure_figures.FEW["label"]
-    assert hatched in texts(failure_figures.reliability(report, "Reliability"))
-    for one in report["calibration"]:
-        one["images"] *= failure_figures.MANY
-    assert hatched not in texts(failure_figures.reliability(report, "Reliability"))
-
-
-def test_the_figure_of_the_classes_tells_its_three_measures_by_shape_and_what_is_not_defined_in_words() -> None:
-    report = some_failures()
-    figure = failure_figures.per_class(report, "Classes")
-    lines = figure.axes[0].lines
-    for line, measure in zip(lines, ("precision", "recall", "f1"), strict=True):
-        values = [float("nan") if value is None else value for value in report[f"class_{measure}"].values()]
-        assert np.array_equal(line.get_xdata(), values, equal_nan=True)
-    assert len({str(line.get_marker()) for line in lines}) == 3
-    assert texts(figure).count("never predicted") == 1
-
-
-@pytest.mark.parametrize(
-    "names", [CIFAR10_CLASSES, LONG_NAMES, tuple(f"{name} {i}" for i in range(9) for name in LONG_NAMES)]
-)
-def test_no_two_names_of_the_figure_of_the_classes_overlap(names: tuple[str, ...]) -> None:
-    figure = failure_figures.per_class(some_failures(names), "Classes " * 20)
-    figure.draw_without_rendering()
-    assert not overlapping(figure.axes[0].get_yticklabels())
-    width, height = figure.get_size_inches()
-    box = figure.get_tightbbox().padded(-0.01)
-    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
-
-
-def draw_one_of_each(folder: Path) -> list[Path]:
-    labels = torch.arange(6)
-    report = some_failures()
-    drawn = {
-        "mistakes": failure_figures.mistakes(some_images(40), report["confident_mistakes"], "Mistakes"),
-        "uncertain": failure_figures.uncertain(some_images(40), report["uncertain_images"], "Uncertain"),
-        "reliability": failure_figures.reliability(report, "Reliability"),
-        "classes": failure_figures.per_class(report, "Classes"),
-        "predictions": figures.predictions(some_images(6), labels, labels.roll(1), CIFAR10_CLASSES, "Predictions"),
-        "confusion": figures.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
-        "loss": figures.loss(curve(150), ([150], [1.1]), "Loss"),
-    }
-    return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
-
-
 def test_the_same_numbers_give_the_same_bytes_in_another_process_too_and_pyplot_is_not_loaded(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; import test_figures; test_figures.draw_one_of_each(Path(sys.argv[1]));"
+        "import sys; from pathlib import Path; import drawing; drawing.draw_one_of_each(Path(sys.argv[1]));"
         " assert 'matplotlib.pyplot' not in sys.modules"
     )
     run([sys.executable, "-c", code, str(tmp_path / "there")], check=True, cwd=Path(__file__).parent)

@@ -182,3 +182,9 @@ def test_options_of_the_trainer_that_change_a_step_are_heeded(train: Train, opti
     assert furthest(fast, slow) < 1e-5
     assert fast_trainer.global_step == slow_trainer.global_step
     assert furthest(fast, train(True)[1]) > 1e-4 or "profiler" in option
+
+
+def test_a_trainer_of_another_precision_gets_lightnings_own_loop(train: Train) -> None:
+    (_, fast), (_, slow) = (train(lean_loop, precision="64-true") for lean_loop in (True, False))
+    assert next(fast.net.parameters()).dtype == torch.float64
+    assert furthest(fast, slow) == 0

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import checkpoint
+from conftest import Cli, checkpoint
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, lean
@@ -15,6 +15,7 @@ from lit_cifar.data.pictures import to_pixels
 from lit_cifar.data.reading import read_picture
 from lit_cifar.errors import UsageError
 from lit_cifar.nets.speedrun import SpeedrunNet
+from lit_cifar.nets.tutorial import Net
 
 
 def test_a_loaded_checkpoint_predicts_images_arrays_and_tensors_alike(runs: Path) -> None:
@@ -126,3 +127,14 @@ def test_predicting_leaves_every_layer_in_its_mode_and_gives_ordinary_tensors() 
 def test_what_knows_no_classes_says_so() -> None:
     with pytest.raises(UsageError, match="knows no classes yet"):
         LitClassifier(torch.nn.Flatten()).predict(torch.zeros(3, 32, 32, dtype=torch.uint8))
+
+
+def test_a_checkpoint_of_a_loss_with_weights_is_tested_without_it(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    model = LitClassifier(Net(3), loss=torch.nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0])))
+    trainer = pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(model, datamodule=CIFAR10DataModule(str(pictures), val_size=0, batch_size=20))
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    result = cli("test", "--ckpt_path", tmp_path / "model.ckpt", *root)
+    assert result.code == 0, result.err
+    assert "Accuracy of the network on the 24 test images" in result.out

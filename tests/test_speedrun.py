@@ -1,13 +1,16 @@
 """What the speedrun recipe is made of: Muon, slices, growing images, alternating flips, views, and a fast precision."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from conftest import Cli
+from PIL import Image, ImageFilter, ImageOps
 from running import differences
 from torch import nn
 
@@ -29,19 +32,45 @@ SMALL = (
     "--model.net.init_args.widths=[8,16,256]",
     "--model.optimizer.init_args.head_lr=13",
     "--model.optimizer.init_args.bias_lr=1",
-    "--model.lr_scheduler.init_args.total_steps=24",
     "--model.slice_size=5",
     "--model.sides=[[0,16],[0.5,24]]",
     "--data.batch_size=20",
     "--trainer.max_epochs=8",
     "--trainer.log_every_n_steps=1",
 )
+CYCLE = ("max_lr=0.1", "total_steps=20", "cycle_momentum=false")
+
+
+def path_of_last(root: Path) -> Path:
+    return root / "lightning_logs" / "speedrun" / "version_0" / "checkpoints" / "last.ckpt"
 
 
 def last(root: Path) -> dict[str, Any]:
-    path = root / "lightning_logs" / "speedrun" / "version_0" / "checkpoints" / "last.ckpt"
-    checkpoint: dict[str, Any] = torch.load(path, weights_only=True)
+    checkpoint: dict[str, Any] = torch.load(path_of_last(root), weights_only=True)
     return checkpoint
+
+
+def test_a_precision_on_the_command_line_goes_before_the_fast_one(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    other = "32-true" if fast_precision(torch.device("cpu")) == "bf16-mixed" else "bf16-mixed"
+    words = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1")
+    assert f"precision {other}" in cli("fit", *SMALL, *words, f"--trainer.precision={other}").out
+
+
+def test_a_net_that_was_trained_keeps_its_whitening_where_it_learns_on_other_images(
+    pictures: Path, tmp_path: Path
+) -> None:
+    def fit(classifier: LitClassifier) -> pl.Trainer:
+        trainer = pl.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
+        trainer.fit(classifier, datamodule=CIFAR10DataModule(str(pictures), batch_size=60, val_size=0))
+        return trainer
+
+    net = SpeedrunNet(num_classes=3, widths=(4, 8, 8))
+    fit(LitClassifier(net)).save_checkpoint(tmp_path / "trained.ckpt")
+    for path in pictures.glob("train/*/*.png"):
+        ImageOps.invert(Image.open(path).filter(ImageFilter.BLUR)).save(path)
+    classifier = LitClassifier.load_from_checkpoint(tmp_path / "trained.ckpt").train()
+    fit(classifier)
+    assert torch.equal(classifier.net.get_parameter("whiten.weight"), net.whiten.weight)
 
 
 def test_the_recipe_learns_in_the_precision_that_is_fast_and_goes_on_bit_for_bit(
@@ -61,21 +90,41 @@ def test_the_recipe_learns_in_the_precision_that_is_fast_and_goes_on_bit_for_bit
     checkpoints = [last(tmp_path / name) for name in ("whole", "parts")]
     for part in ("state_dict", "lr_schedulers"):
         assert differences(checkpoints[0][part], checkpoints[1][part]) == []
+    tested = cli("test", root, "--ckpt_path=last", f"--trainer.default_root_dir={tmp_path / 'parts'}")
+    assert re.findall("^Accuracy of .*", tested.out, re.M) == re.findall("^Accuracy of .*", whole.out, re.M)
+    path = path_of_last(tmp_path / "parts")
+    settings = yaml.safe_load(cli("test", root, f"--ckpt_path={path}", "--print_config").out)["model"]
+    assert (settings["test_time_augmentation"], settings["confidence_threshold"]) == ("flip-shift", 0.6)
+    assert LitClassifier.load_from_checkpoint(path).confidence_threshold == 0.6
     (schedule,) = checkpoints[0]["lr_schedulers"]
     assert schedule["total_steps"] == 24
     assert schedule["_last_lr"] == [0.0, 0.0, 0.0]
 
 
-def test_the_schedule_falls_in_a_line_to_zero() -> None:
-    weight = nn.Parameter(torch.zeros(2, 2))
-    optimizer = torch.optim.SGD([weight], lr=2.0)
-    schedule = LinearToZero(optimizer, 4)
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
+def rates(schedule: LinearToZero, steps: int) -> list[float]:
+    found = []
+    for _ in range(steps):
+        found.append(schedule.optimizer.param_groups[0]["lr"])
+        schedule.optimizer.step()
         schedule.step()
-    assert rates == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+    return found
+
+
+def sgd() -> torch.optim.Optimizer:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(2, 2))], lr=2.0)
+
+
+def test_the_schedule_falls_in_a_line_to_zero() -> None:
+    assert rates(LinearToZero(sgd(), 4), 6) == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+
+
+def test_the_schedule_rises_before_it_falls_and_goes_on_in_a_prolonged_training() -> None:
+    schedule = LinearToZero(sgd(), 8, rise=0.375)
+    assert rates(schedule, 9) == pytest.approx([0.5, 1.0, 1.5, 2.0, 1.6, 1.2, 0.8, 0.4, 0.0])
+    longer = LinearToZero(sgd(), 18)
+    longer.load_state_dict(schedule.state_dict())
+    longer.step()
+    assert rates(longer, 2) == pytest.approx([2 * 8 / 18, 2 * 7 / 18])
 
 
 @pytest.mark.parametrize("size", [3, 4, 10, 100])
@@ -185,6 +234,15 @@ def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order
         (["--model.test_time_augmentation=rotate"], "--model.test_time_augmentation: rotate is not a valid value"),
         (["--model.confidence_threshold=0"], "--model.confidence_threshold 0.0 must be more than 0, and at most 1"),
         (["--model.optimizer.lr=-1"], "lr, head_lr, bias_lr and weight_decay must be 0 or more"),
+        (["--model.lr_scheduler.rise=1"], "--model.lr_scheduler: LinearToZero: rise 1.0 must be from 0 to 1"),
+        (
+            ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
+            "--model.lr_scheduler LinearToZero needs to know how long the training is; give --trainer.max_epochs",
+        ),
+        (
+            ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{word}" for word in CYCLE)],
+            "--model.lr_scheduler OneCycleLR has 20 steps, and the training 24; set --model.lr_scheduler.init_args.t",
+        ),
     ],
 )
 def test_a_mistake_gives_one_sentence(

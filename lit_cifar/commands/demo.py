@@ -13,11 +13,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 
-from lit_cifar.checkpoint import KEY, named_checkpoint, read_checkpoint
+from lit_cifar.checkpoint import KEY, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.images import ImageSet
 from lit_cifar.data.sources import Images, holds_images, open_images
 from lit_cifar.errors import UsageError
+from lit_cifar.newest import named_checkpoint
 from lit_cifar.own_net import own_net
 from lit_cifar.parser import Parser
 

@@ -18,12 +18,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from lit_cifar.checkpoint import KEY, named_checkpoint, read_checkpoint
+from lit_cifar.checkpoint import KEY, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.drawn import draw
 from lit_cifar.data.sources import holds_images, open_images
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.formats import CONFIG, FORMATS, Format, reason
+from lit_cifar.newest import named_checkpoint
 from lit_cifar.own_net import own_net
 from lit_cifar.report import PACKAGES
 from lit_cifar.standalone import Standalone

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from lit_cifar import tables
-from lit_cifar.checkpoint import named_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.pictures import find_pictures, thumbnail
 from lit_cifar.data.reading import Decoded
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.memory import keep_freed_memory
+from lit_cifar.newest import named_checkpoint
 from lit_cifar.own_net import own_net
 from lit_cifar.parser import Parser
 from lit_cifar.predictions import write_predictions
@@ -59,10 +59,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder to write into.")
     parser.add_argument(
         "--model.test_time_augmentation",
-        type=Views,
-        default="none",
+        type=Views | None,
         help="What the logits of a picture are the mean of: itself (none), with its mirror image (flip), with both"
-        " shifted by a pixel too (flip-shift).",
+        " shifted by a pixel too (flip-shift); by default, what the training was tested with.",
     )
     parser.add_argument(
         "--trainer.default_root_dir", type=Path, default=Path(), help="Folder in which lightning_logs lies."

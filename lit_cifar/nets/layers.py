@@ -10,18 +10,18 @@ NARROW = 9  # places in a row, up to which the gradients of bf16 filters are fas
 
 
 class Convolution(nn.Conv2d):
-    """A 3×3 convolution that keeps height and width, without bias.
+    """A 3×3 convolution with zeros around, without bias.
 
-    Where it trains on a CPU, float32 with many channels goes Winograd's way, and bf16 of narrow images that of
-    `narrow.py`.
+    Where it trains on a CPU and keeps height and width, float32 with many channels goes Winograd's way, and bf16 of
+    narrow images that of `narrow.py`.
     """
 
-    def __init__(self, channels_in: int, channels: int) -> None:
-        super().__init__(channels_in, channels, 3, padding=1, bias=False)
+    def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
+        super().__init__(channels_in, channels, 3, stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, channels, H, W]` of `[N, channels_in, H, W]`."""
-        if self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
+        """`[N, channels, H / stride, W / stride]` of `[N, channels_in, H, W]`."""
+        if self.stride == (1, 1) and self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
             if x.dtype == torch.bfloat16 and x.shape[3] <= NARROW:
                 return narrow.convolve(x, self.weight.to(x.dtype))
             many = min(self.in_channels, self.out_channels) >= FEWEST

@@ -4,7 +4,10 @@ The first layer is a 3×3 convolution without pooling, so that the last blocks s
 parameters, 0.56 GMAC an image.
 """
 
+import torch
 from torch import Tensor, nn
+
+from lit_cifar.nets.layers import Convolution, Norm
 
 
 class Block(nn.Module):
@@ -12,10 +15,8 @@ class Block(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv1, self.norm1 = Convolution(channels_in, channels, stride), Norm(channels)
+        self.conv2, self.norm2 = Convolution(channels, channels), Norm(channels)
         self.shortcut = nn.Sequential()
         if stride != 1 or channels_in != channels:
             self.shortcut.append(nn.Conv2d(channels_in, channels, 1, stride, bias=False))
@@ -43,10 +44,12 @@ class ResNet18(nn.Module):
         for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
             stages += [Block(channels_in, channels, stride), Block(channels, channels, 1)]
             channels_in = channels
-        self.stem = nn.Sequential(nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU())
+        self.stem = nn.Sequential(Convolution(3, 64), Norm(64), nn.ReLU())
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(512, num_classes)
+        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
-        return self.head(self.stages(self.stem(images)).mean((2, 3)))
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))
+        return self.head(self.stages(x).mean((2, 3)))

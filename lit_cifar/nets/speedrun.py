@@ -78,7 +78,10 @@ class SpeedrunNet(nn.Module):
         self.whiten.weight.copy_(STEEPNESS * torch.cat((filters, -filters)))
 
     def begin_epoch(self, done: float) -> None:
-        """Decides whether the whitening layer's bias still learns: without, a step takes 0.81 to 0.95 of the time."""
+        """Decides whether the whitening layer's bias still learns: without, a step takes 0.81 to 0.95 of the time.
+
+        Weight decay moves it on.
+        """
         self.whitening_learns = done < LEARNS
 
     def forward(self, images: Tensor) -> Tensor:

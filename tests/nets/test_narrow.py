@@ -52,7 +52,7 @@ def test_output_and_gradients_are_those_of_torch(
     assert calls == [width]
     for result, expected in zip(found, passes(exact, x.double()), strict=True):
         assert result.shape == expected.shape and result.dtype == torch.bfloat16
-        assert error(result, expected) < 3e-3  # a number in bf16 is off by up to 4e-3
+        assert error(result, expected) < 1e-2  # a number in bf16 is off by up to 4e-3, and may be rounded twice
 
 
 def test_an_input_without_gradient_costs_none(calls: list[int]) -> None:

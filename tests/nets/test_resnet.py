@@ -1,8 +1,10 @@
 """The ResNet-18 that papers use."""
 
+import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from lit_cifar.nets import layers
 from lit_cifar.nets.resnet import ResNet18
 
 
@@ -16,3 +18,23 @@ def test_resnet18_has_the_parameters_and_layer_shapes_of_the_cifar_adaptation() 
         stage.register_forward_hook(lambda module, images, output: shapes.append(tuple(output.shape[1:])))
     assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert shapes == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+
+
+def test_it_learns_what_it_would_with_torch_s_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    net, images = ResNet18(), torch.randn(8, 3, 32, 32)
+
+    def outcome() -> list[Tensor]:
+        net.zero_grad()
+        logits = net(images)
+        nn.functional.cross_entropy(logits, torch.arange(8)).backward()
+        return [logits.detach(), *(weight.grad for weight in net.parameters() if weight.grad is not None)]
+
+    found = outcome()
+    monkeypatch.setattr(layers, "FEWEST", 1000)
+    expected = outcome()
+
+    assert len(found) == len(list(net.parameters())) + 1
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() < 0.1 * other.norm()  # where a ReLU is near 0; of bf16, 0.4
+    assert not torch.equal(found[0], expected[0])  # they were not torch's

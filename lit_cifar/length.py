@@ -1,0 +1,57 @@
+"""How long a training is, and how much of it is done: what schedules and growing images go by."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.optim.lr_scheduler import OneCycleLR
+
+from lit_cifar.errors import UsageError
+from lit_cifar.optim import LinearToZero
+
+
+def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
+    """Tells a schedule that falls to zero how long the training is, and refuses one that ends before it.
+
+    Raises:
+        UsageError: nobody knows how long the training is, or it is longer than the schedule.
+    """
+    length = _steps(trainer) if interval == "step" else _epochs(trainer)
+    if isinstance(scheduler, LinearToZero) and scheduler.total_steps is None:
+        if length is None:
+            raise UsageError(
+                "--model.lr_scheduler LinearToZero needs to know how long the training is;"
+                " give --trainer.max_epochs, or --model.lr_scheduler.init_args.total_steps"
+            )
+        scheduler.total_steps = length
+    if isinstance(scheduler, OneCycleLR) and length is not None and scheduler.total_steps < length:
+        raise UsageError(
+            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, and the training {length:,};"
+            f" set --model.lr_scheduler.init_args.total_steps {length}"
+        )
+
+
+def share_done(trainer: pl.Trainer, epoch: float) -> float:
+    """Share of the training, from 0 to 1, that is done in `epoch`, such as 2.5, the middle of the third."""
+    if epochs := _epochs(trainer):
+        return epoch / epochs
+    if steps := _steps(trainer):
+        return min(1.0, epoch * _steps_of_an_epoch(trainer) / steps)
+    return 0.0
+
+
+def _epochs(trainer: pl.Trainer) -> int | None:
+    return None if trainer.max_epochs == -1 else trainer.max_epochs
+
+
+def _steps(trainer: pl.Trainer) -> int | None:
+    """Of all epochs, even where `max_steps` ends the training before; where their number is open, `max_steps`."""
+    if (epochs := _epochs(trainer)) is not None:
+        return epochs * _steps_of_an_epoch(trainer)
+    return None if trainer.max_steps == -1 else trainer.max_steps
+
+
+def _steps_of_an_epoch(trainer: pl.Trainer) -> int:
+    """Not asked of Lightning: it would begin to read before a checkpoint tells where, and read from the beginning."""
+    batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return -(-batches // trainer.accumulate_grad_batches)

@@ -1,0 +1,117 @@
+"""The page's server under load: many clients, slow ones, large files."""
+
+import contextlib
+import os
+import socket
+import statistics
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from demo_process import GARBLED, Demo, answer, demo, linux
+from test_demo import picture
+
+from lit_cifar.demo import connections, server
+
+__all__ = ["demo"]  # a fixture
+
+TOO_LARGE = "The file is larger than 20 MB; send a smaller picture."
+
+
+@pytest.mark.slow
+@linux
+def test_a_hundred_megabytes_are_refused_and_not_kept(demo: Demo) -> None:
+    assert demo.predict(picture())[0] == 200
+    before = demo.peak()
+    assert demo.predict(bytes(100 * 2**20)) == (413, TOO_LARGE)
+    chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
+    with demo.connect() as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(100):
+            connection.sendall(chunk)
+        connection.sendall(b"0\r\n\r\n")
+        assert answer(connection) == (413, TOO_LARGE)
+        connection.sendall(b"no HTTP at all\r\n\r\n")  # after which the same connection is of no use
+        connection.settimeout(30)
+        assert b"HTTP/1.1 400" in connection.recv(2**16)
+    with demo.connect() as connection:  # one that breaks in the midst of its chunks
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"zz\r\n"
+        )
+        assert answer(connection) == (400, GARBLED)
+    assert demo.peak() - before < 60  # MiB
+    assert demo.predict(picture())[0] == 200
+
+
+@pytest.mark.slow
+def test_slow_clients_block_nobody_and_are_given_up(demo: Demo) -> None:
+    heads = [demo.connect() for _ in range(40)]
+    bodies = [demo.connect() for _ in range(40)]
+    for connection in bodies:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n")
+    answered, ended, begun = 0, 0, time.monotonic()
+    waiting = set(heads + bodies)
+    said: list[tuple[int, str]] = []
+    while waiting and time.monotonic() - begun < server.SECONDS + 3 * connections.PATIENCE:
+        for connection in list(waiting):
+            connection.settimeout(0.002)
+            with contextlib.suppress(OSError):  # closed: what was answered before has arrived all the same
+                connection.sendall(b"G")
+            try:
+                answered_at_all = bool(connection.recv(1, socket.MSG_PEEK))
+            except TimeoutError:
+                continue
+            except OSError:
+                answered_at_all = False
+            if answered_at_all:
+                connection.settimeout(60)  # its head may arrive before its body
+                said.append(answer(connection))
+            waiting.remove(connection)
+            ended += 1
+        assert demo.predict(picture())[0] == 200
+        answered += 1
+        time.sleep(0.8)
+    assert ended == 80  # none is held for ever
+    assert answered >= 10
+    assert said == [(408, "The picture did not arrive within 30 seconds; send it again.")] * 40
+
+
+def load(demo: Demo, clients: int, seconds: float) -> list[float]:
+    """Latencies of the requests that so many clients send, each as soon as its last is answered; all must be right."""
+    pictures = [picture(side, kind) for side in (32, 300, 2000) for kind in ("PNG", "JPEG", "WEBP")]
+    expected = [demo.predict(content) for content in pictures]
+    assert {status for status, _ in expected} == {200}
+    end = time.monotonic() + seconds
+
+    def client(turn: int) -> list[float]:
+        took = []
+        while (begun := time.monotonic()) < end:
+            turn += 1
+            assert demo.predict(pictures[turn % 9]) == expected[turn % 9]
+            took.append(time.monotonic() - begun)
+        return took
+
+    with ThreadPoolExecutor(clients) as pool:
+        return [seconds for took in pool.map(client, range(clients)) for seconds in took]
+
+
+@pytest.mark.slow
+@linux
+def test_sixty_four_clients_at_once_are_all_answered(demo: Demo) -> None:
+    took = load(demo, 64, float(os.environ.get("LIT_CIFAR_LOAD_SECONDS", "20")))
+    print(f"{len(took)} requests, median {statistics.median(took):.2f} s, worst {max(took):.2f} s, {demo.peak()} MiB")
+    assert len(took) >= 64
+    assert demo.peak() < 2000
+
+
+@pytest.mark.slow
+@linux
+def test_memory_stays_under_two_gigabytes_when_all_send_large_files(demo: Demo) -> None:
+    content = picture() + bytes(server.LIMIT - len(picture()))  # 20 MB, most of it after the picture's end
+    with ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: demo.predict(content), range(64)))
+    assert {status for status, _ in answers} <= {200, 503}
+    assert {sentence for status, sentence in answers if status == 503} <= {server.BUSY}
+    assert sum(status == 200 for status, _ in answers) >= server.HELD // server.LIMIT // 2
+    assert demo.peak() < 2000
+    assert demo.predict(picture())[0] == 200
