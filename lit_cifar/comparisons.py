@@ -20,7 +20,11 @@ from lit_cifar.errors import UserError
 
 SCRIPTS = Path(__file__).parents[1] / "tests" / "benchmarks"
 PACKAGES = "import torch, torchvision, pytorch_lightning, torchmetrics"
-AS_SCRIPTS = ("--trainer.accelerator=cpu", "--model.sides=[]")  # which compute on the CPU, images of their own size
+AS_SCRIPTS = (  # which compute on the CPU, and see images once and in their own size
+    "--trainer.accelerator=cpu",
+    "--model.sides=[]",
+    "--model.test_time_augmentation=none",
+)
 FLOAT32 = "--trainer.precision=32-true"
 
 
