@@ -3,7 +3,6 @@
 from typing import Protocol, runtime_checkable
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 
 from lit_cifar.data.augment import Augmentation
@@ -35,10 +34,10 @@ def begin_epoch(net: nn.Module, trainer: pl.Trainer) -> None:
         net.begin_epoch(share_done(trainer, trainer.current_epoch))
 
 
-def calibrate(net: nn.Module, datamodule: CIFAR10DataModule, device: torch.device) -> None:
-    """Shows training images, not augmented, to a net that is `Calibrated`; leaves others alone."""
+def calibrate(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
+    """Shows training images, not augmented, to a net on the CPU that is `Calibrated`; leaves others alone."""
     if isinstance(net, Calibrated):
         loader = datamodule.train_dataloader()
         loader.augmentation = Augmentation()
         indices = datamodule.split()[0]  # of a folder, in the order of the classes: every one must have its share
-        net.calibrate(loader.take(indices[:: max(1, len(indices) // IMAGES)])[0].to(device))
+        net.calibrate(loader.take(indices[:: max(1, len(indices) // IMAGES)])[0].cpu())

@@ -87,7 +87,7 @@ class LitClassifier(EvaluatedModule):
         self.loss = loss
         self.slice_size = slice_size
         self.sides = sorted(sides)
-        self.test_time_augmentation, self.confidence_threshold = test_time_augmentation, confidence_threshold
+        self.test_time_augmentation, self.confidence_threshold = test_time_augmentation, float(confidence_threshold)
         self.compiled = compile
         self.net_config = class_and_arguments(net)
         """Class path and arguments that a checkpoint carries, to build the net again."""
@@ -145,7 +145,7 @@ class LitClassifier(EvaluatedModule):
         self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
         check(self, self.datamodule)
         if stage == "fit" and not self.calibrated:
-            calibrate(self.net, self.datamodule, self.device)
+            calibrate(self.net, self.datamodule)
             self.calibrated = True
         if stage == "fit" and self.compiled:
             from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s

@@ -23,6 +23,8 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
                 " give --trainer.max_epochs, or --model.lr_scheduler.init_args.total_steps"
             )
         scheduler.total_steps = length
+        for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
+            group["lr"] = rate  # of the first step, before which no schedule steps
     if isinstance(scheduler, OneCycleLR) and length is not None and scheduler.total_steps < length:
         raise UsageError(
             f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, and the training {length:,};"

@@ -25,7 +25,9 @@ def named_checkpoint(path: str | None, root: Path) -> Path:
             f"the newest run, {newest.parents[1]}, has no best.ckpt: nothing was held out of its training to tell the"
             " best by, or it has only begun; take --ckpt_path last, or name a checkpoint"
         )
-    found = newest and newest_checkpoint(runs, f"{any_run}/{path}.ckpt")
+    found = newest and (
+        newest_checkpoint(newest.parent, f"{path}.ckpt") or newest_checkpoint(runs, f"{any_run}/{path}.ckpt")
+    )
     if found:
         return found
     raise UsageError(
