@@ -127,6 +127,24 @@ def test_the_schedule_rises_before_it_falls_and_goes_on_in_a_prolonged_training(
     assert rates(longer, 2) == pytest.approx([2 * 8 / 18, 2 * 7 / 18])
 
 
+def test_the_first_step_of_a_training_has_the_rate_that_a_rise_begins_with(pictures: Path, tmp_path: Path) -> None:
+    classifier = LitClassifier(
+        SpeedrunNet(num_classes=3, widths=(4, 8, 8)),
+        lambda weights: torch.optim.SGD(weights, lr=1.0),
+        lambda optimizer: LinearToZero(optimizer, rise=0.5),
+        "step",
+    )
+    seen: list[float] = []
+
+    class Look(pl.Callback):
+        def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trainer = pl.Trainer(max_epochs=2, logger=False, default_root_dir=tmp_path, callbacks=[Look()])
+    trainer.fit(classifier, datamodule=CIFAR10DataModule(str(pictures), batch_size=20, val_size=0))
+    assert seen == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 2 / 3, 1 / 3])
+
+
 @pytest.mark.parametrize("size", [3, 4, 10, 100])
 def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
     torch.manual_seed(0)
