@@ -23,12 +23,12 @@ ANSWER = 0.2  # seconds in which several processes answer a signal
 
 
 class InterruptedRunError(UserError):
-    """SIGTERM or Ctrl-C ended the run, after writing last.ckpt."""
+    """SIGTERM or Ctrl-C ended the run, after writing last.ckpt unless nothing was trained yet."""
 
     on_every_rank = True
 
     def __init__(self, signum: int, path: Path | None) -> None:
-        how = f"; go on with --ckpt_path {path}" if path else ""
+        how = f"; go on with --ckpt_path {path}" if path and path.exists() else ""
         super().__init__(f"stopped by {signal.Signals(signum).name}{how}")
         self.exit_code = 128 + signum
 
@@ -74,16 +74,26 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes if it is time, or if a signal came; then the run ends here."""
+        """Writes if it is time, or if a signal came; then the run ends, after validation if that is next."""
         due = time.monotonic() >= self._next
         ends = self._epoch_ends(trainer, batch_idx)
         must = ends or trainer.global_step == trainer.max_steps
         signum, due = self._agree(trainer, self._signal, due, must)
+        if ends:
+            return
+        if signum or due:
+            self._save(trainer)
         if signum:
-            self._save(trainer)
             raise InterruptedRunError(signum, self.path)
-        if due and not ends:
-            self._save(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the run if a signal came since the last batch of the epoch before, of which all is written."""
+        self._end_if_asked(trainer)
+
+    def _end_if_asked(self, trainer: Trainer) -> None:
+        signum, _ = self._agree(trainer, self._signal, False, True)
+        if signum:
+            raise InterruptedRunError(signum, self.path)
 
     def _agree(self, trainer: Trainer, signum: int, due: bool, must: bool) -> tuple[int, bool]:
         """The first rank's clock, and the signal that any rank had.
@@ -127,7 +137,8 @@ class LastCheckpoint(Checkpoint):
         self._next = time.monotonic() + self.seconds
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gives the signals back."""
+        """Ends the run if a signal came since its last batch, and gives the signals back."""
+        self._end_if_asked(trainer)
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

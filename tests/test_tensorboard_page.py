@@ -73,10 +73,13 @@ def test_the_scalars_tab_shows_the_curves(report: tuple[str, Page]) -> None:
         card = page.locator("tf-scalar-card:visible").filter(has_text=f"tag: {group}/{name}")
         card.scroll_into_view_if_needed()
         expect(card.locator("svg").first).to_be_visible()
-        page.wait_for_timeout(2000)  # until it is drawn
-        pixels = np.asarray(Image.open(io.BytesIO(card.screenshot())).convert("RGB")).astype(int)
-        of_the_run = np.abs(pixels - (255, 112, 67)).max(2) < 25  # TensorBoard's orange
-        across = np.flatnonzero(of_the_run.any(0))
+        for _ in range(60):  # until it is drawn: its axis moves, and on a busy machine for seconds
+            pixels = np.asarray(Image.open(io.BytesIO(card.screenshot())).convert("RGB")).astype(int)
+            of_the_run = np.abs(pixels - (255, 112, 67)).max(2) < 25  # TensorBoard's orange
+            across = np.flatnonzero(of_the_run.any(0))
+            if len(across) > 100:
+                break
+            page.wait_for_timeout(500)
         assert len(across) > 100, f"{group}/{name} has no curve"
 
 

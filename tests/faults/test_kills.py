@@ -114,3 +114,29 @@ def wait_for_training(process: "subprocess.Popen[str]") -> None:
         if line.startswith("[1,"):
             return
     raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("devices", "epoch"), [(1, 0), (2, 1)])
+def test_a_signal_at_an_epochs_last_batch_loses_neither_validation_nor_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, devices: int, epoch: int
+) -> None:
+    (tmp_path / "stops.py").write_text(
+        "import os, signal\nfrom pytorch_lightning import Callback\n\n\nclass Stops(Callback):\n"
+        "    def __init__(self, epoch: int):\n        self.epoch = epoch\n\n"
+        "    def on_train_batch_end(self, trainer, module, outputs, batch, index):\n"
+        "        if (trainer.current_epoch, index + 1) == (self.epoch, trainer.num_training_batches):\n"
+        "            if trainer.global_rank == trainer.world_size - 1:\n"
+        "                os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    words = (*DRAWN, "--data.flip=true", "--data.batch_size=64", "--trainer.max_epochs=2")
+    words += (f"--trainer.devices={devices}",)
+    stops = ("--trainer.callbacks=stops.Stops", "--trainer.callbacks.epoch")
+    run(*words, *stops, "9", "--trainer.default_root_dir", tmp_path / "undisturbed")
+    process = start(*words, *stops, str(epoch), "--trainer.default_root_dir", tmp_path / "stopped")
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 143
+    assert err.count("stopped by SIGTERM; go on with --ckpt_path") == 1
+    run(*words, *stops, "9", "--trainer.default_root_dir", tmp_path / "stopped", "--ckpt_path=last")
+    assert_same(tmp_path / "undisturbed", tmp_path / "stopped")
