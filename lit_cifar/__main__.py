@@ -30,10 +30,12 @@ def main() -> None:
         gc.enable()
         run(sys.argv[1:])
     except UserError as error:
-        if error.on_every_rank and os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0")) != "0":
+        if error.on_every_rank and not _is_first_rank():
             sys.exit(error.exit_code)
         _stop(str(error), error.exit_code)
     except KeyboardInterrupt:
+        if not _is_first_rank():
+            sys.exit(130)
         _stop("stopped by Ctrl-C", 130)
     except BrokenPipeError:  # `| head`
         streams.leave_broken_pipe()
@@ -49,6 +51,12 @@ def main() -> None:
 
         where = error.filename2 or error.filename or Path("a file")  # of a copy, where it should have gone
         _stop(str(unwritable(Path(where).absolute(), error)), 1)
+
+
+def _is_first_rank() -> bool:
+    """Of several processes, by the variables with which Lightning, torchrun and Slurm number them."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def _unforeseen(error: Exception) -> str:

@@ -121,7 +121,7 @@ def _wrong(checkpoint: dict[str, Any]) -> str | None:
     if card.get("test_time_augmentation", "none") not in get_args(Views):
         return "test_time_augmentation"
     threshold = card.get("confidence_threshold", 1.0)
-    if not isinstance(threshold, float) or not 0 < threshold <= 1:
+    if not isinstance(threshold, float | int) or not 0 < threshold <= 1:
         return "confidence_threshold"
     weights = checkpoint["state_dict"]
     return None if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else "state_dict"

@@ -8,7 +8,7 @@ take 1 ms.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
@@ -32,7 +32,7 @@ from lit_cifar.diverged import EVERY, LossWatch, require_finite, require_finite_
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluated import Batch, EvaluatedModule
 from lit_cifar.fused import SMALL_BATCH, FusedStep, count
-from lit_cifar.length import fit_schedule, share_done
+from lit_cifar.length import fit_schedule, require_room, share_done
 from lit_cifar.loggers import mlflow_run
 from lit_cifar.memory import keep_freed_memory
 from lit_cifar.record import TrainingRecord
@@ -78,6 +78,10 @@ class LitClassifier(EvaluatedModule):
             raise UsageError(f"--model.slice_size {slice_size} must be 0 or more")
         if any(not 0 <= share < 1 or not 8 <= side <= 224 for share, side in sides):
             raise UsageError(f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
+        if test_time_augmentation not in get_args(Views):
+            raise UsageError(
+                f"--model.test_time_augmentation {test_time_augmentation} must be none, flip or flip-shift"
+            )
         if not 0 < confidence_threshold <= 1:
             raise UsageError(f"--model.confidence_threshold {confidence_threshold} must be more than 0, and at most 1")
         self.net = net
@@ -123,8 +127,11 @@ class LitClassifier(EvaluatedModule):
         if net is None:
             check_net(card["net"], checkpoint_path)
         weights = {name: weight for name, weight in checkpoint["state_dict"].items() if name.startswith("net.")}
+        settings = evaluation_settings(card)
+        if test_time_augmentation is not None:
+            settings["test_time_augmentation"] = test_time_augmentation
         try:
-            module = cls(build_net(card["net"]) if net is None else net, **evaluation_settings(card))
+            module = cls(build_net(card["net"]) if net is None else net, **settings)
             module.load_state_dict(weights)
         except (TypeError, ValueError, RuntimeError) as error:
             name = card["net"]["class_path"]
@@ -132,8 +139,6 @@ class LitClassifier(EvaluatedModule):
                 f"--ckpt_path {checkpoint_path} is of a network {name} with other arguments or weights than this one's;"
                 " load it with the version that trained it, or with the network that was trained"
             ) from error
-        if test_time_augmentation is not None:
-            module.test_time_augmentation = test_time_augmentation
         module.calibrated = True
         module.net_config, module.recipe = card["net"], card["recipe"]
         module.classes, module.mean, module.std = (tuple(card[key]) for key in ("classes", "mean", "std"))
@@ -143,13 +148,17 @@ class LitClassifier(EvaluatedModule):
         """Makes the metrics, once all is known to fit."""
         keep_freed_memory()
         self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
-        check(self, self.datamodule)
+        if self.compiled:
+            from lit_cifar.compiled import compile_net, eagerly  # imports torch's compiler: 1 s
+
+            with eagerly():
+                check(self, self.datamodule)
+        else:
+            check(self, self.datamodule)
         if stage == "fit" and not self.calibrated:
             calibrate(self.net, self.datamodule)
             self.calibrated = True
         if stage == "fit" and self.compiled:
-            from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s
-
             compile_net(self.net, self.trainer.strategy.root_device)  # to which the net is moved later
         self.begin_metrics()
 
@@ -171,6 +180,8 @@ class LitClassifier(EvaluatedModule):
         self._use_threads(training=True)
         self.record.begin(self.device)
         begin_epoch(self.net, self.trainer)  # resumed in mid-epoch, on_train_epoch_start is not called
+        for config in self.trainer.lr_scheduler_configs:
+            require_room(config.scheduler, config.interval, self.trainer)
 
     def on_train_epoch_start(self) -> None:
         """Chooses order, augmentation and side of this epoch's images."""

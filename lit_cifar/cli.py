@@ -26,7 +26,7 @@ from lit_cifar.last import LastCheckpoint
 from lit_cifar.loggers import beside_tensorboard, same_mlflow_run
 from lit_cifar.loop import lean
 from lit_cifar.parser import Parser, add_run_arguments, cause
-from lit_cifar.peek import checkpoint_to_start_from, peek
+from lit_cifar.peek import checkpoint_to_start_from, fill_in, peek
 from lit_cifar.precision import chosen_device, fast_precision
 from lit_cifar.processes import leave_process_group_at_exit, naming_lost_ranks
 from lit_cifar.progress import LitProgressBar
@@ -85,18 +85,15 @@ class LitCLI(LightningCLI):
         command = argv[0] if argv else ""
         peeked = peek(argv[1:])
         recipes = [read_recipe(path) for path in peeked.config]
-        settings = {key: value for recipe in recipes for key, value in recipe.items()}
+        fill_in(peeked, recipes)
         if command == "fit" and not peeked.config:
             argv = ["fit", "--config", str(recipes_folder() / "tutorial.yaml"), "--data.dataset=auto", *argv[1:]]
         self._argv = argv
-        stem = Path(peeked.config[-1]).stem if peeked.config else "tutorial"
-        self._recipe = str(peeked.recipe or settings.get("recipe") or stem)
+        self._recipe = peeked.recipe_name
         self._best: BestCheckpoint | None = None
         self._card: dict[str, Any] = {}
         self._net: dict[str, Any] | None = None
-        root = peeked.default_root_dir or (settings.get("trainer") or {}).get("default_root_dir") or "."
-        in_recipe = settings.get("ckpt_path")
-        self._checkpoint = checkpoint_to_start_from(command, peeked, in_recipe, self._recipe, Path(str(root)))
+        self._checkpoint = checkpoint_to_start_from(command, peeked)
         if self._checkpoint:
             if self._goes_on(command):
                 hold(self._checkpoint.parent)
@@ -173,16 +170,14 @@ class LitCLI(LightningCLI):
             raise UsageError(f"{cause(str(error)).rstrip('.')}. {ELSE}") from error
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the precision, unless the command line does, and hands on a seed chosen at random."""
+        """Chooses the precision, unless the command line does."""
         config = self.config[self.subcommand]
         named = any(word.split("=")[0] == "--trainer.precision" for word in self._argv)
         if config.fast_precision and not named:
             config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
-        config.ckpt_path = None  # so that config.yaml repeats the run from its beginning
-        if not self.subclass_mode_model:
-            config.data.seed = int(config.seed_everything)
-            if os.environ.get(DRAWN_INSTEAD):
-                config.data.dataset = "drawn"
+        config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
+        if not self.subclass_mode_model and os.environ.get(DRAWN_INSTEAD):
+            config.data.dataset = "drawn"
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, progress bar, checkpoints and report to what the user asks for."""

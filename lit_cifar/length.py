@@ -15,6 +15,7 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
     Raises:
         UsageError: nobody knows how long the training is, or it is longer than the schedule.
     """
+    require_room(scheduler, interval, trainer)
     length = _steps(trainer) if interval == "step" else _epochs(trainer)
     if isinstance(scheduler, LinearToZero) and scheduler.total_steps is None:
         if length is None:
@@ -25,11 +26,27 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
         scheduler.total_steps = length
         for group, rate in zip(scheduler.optimizer.param_groups, scheduler.get_lr(), strict=True):
             group["lr"] = rate  # of the first step, before which no schedule steps
-    if isinstance(scheduler, OneCycleLR) and length is not None and scheduler.total_steps < length:
-        raise UsageError(
-            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, and the training {length:,};"
-            f" set --model.lr_scheduler.init_args.total_steps {length}"
+
+
+def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
+    """Refuses a schedule, perhaps one that a checkpoint brought with it, that has fewer steps than the training.
+
+    Raises:
+        UsageError: so it is; torch would find out at the first step too many.
+    """
+    if not isinstance(scheduler, OneCycleLR):
+        return
+    length = _steps(trainer) if interval == "step" else _epochs(trainer)
+    if length is not None and interval == "step" and trainer.max_steps != -1:
+        length = min(length, trainer.max_steps)
+    if length is not None and scheduler.total_steps < length:
+        remedy = (
+            "a training that was begun with it can't be prolonged; begin anew without --ckpt_path and --resume"
+            if scheduler.last_epoch
+            else f"set --model.lr_scheduler.init_args.total_steps {length}"
         )
+        has = f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, and the training {length:,}"
+        raise UsageError(f"{has}; {remedy}")
 
 
 def share_done(trainer: pl.Trainer, epoch: float) -> float:

@@ -36,15 +36,29 @@ def peek(words: Sequence[str]) -> argparse.Namespace:
     return peeked
 
 
-def checkpoint_to_start_from(
-    command: str, peeked: argparse.Namespace, in_recipe: Any, recipe: str, root: Path
-) -> Path | None:
+def fill_in(peeked: argparse.Namespace, recipes: Sequence[dict[str, Any]]) -> None:
+    """Takes from the recipes, of which the last counts, what the words on the command line leave open."""
+    settings = {key: value for recipe in recipes for key, value in recipe.items()}
+    trainer = {key: value for recipe in recipes for key, value in (recipe.get("trainer") or {}).items()}
+    stem = Path(peeked.config[-1]).stem if peeked.config else "tutorial"
+    peeked.ckpt_path = peeked.ckpt_path or _text(settings.get("ckpt_path"))
+    peeked.recipe_name = str(peeked.recipe or settings.get("recipe") or stem)
+    peeked.resume = peeked.resume or settings.get("resume")
+    peeked.logger = peeked.logger or _text(trainer.get("logger"))
+    peeked.default_root_dir = str(peeked.default_root_dir or trainer.get("default_root_dir") or ".")
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Path | None:
     """`last` and `best` are the newest intact one, of this recipe if it is named.
 
     Raises:
         UsageError: there is none.
     """
-    path = peeked.ckpt_path or (in_recipe and str(in_recipe)) or None
+    path, root, recipe = peeked.ckpt_path or None, Path(peeked.default_root_dir), peeked.recipe_name
     name = "last" if path is None and command == "fit" and peeked.resume == "auto" else path
     if name not in ("last", "best"):
         return Path(path) if path else None

@@ -2,7 +2,6 @@
 
 import atexit
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ def naming_lost_ranks(trainer: Trainer) -> Iterator[None]:
 
     Raises:
         UserError: another process died.
+        KeyboardInterrupt: Ctrl-C, for which Lightning would leave without a word.
     """
     parent = os.getppid()
     try:
@@ -29,7 +29,12 @@ def naming_lost_ranks(trainer: Trainer) -> Iterator[None]:
     except (UserError, OSError) as error:
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher) and not getattr(error, "on_every_rank", False):
-            launcher.kill(signal.SIGKILL)  # the first rank alone has it, and tells it
+            for process in launcher.procs:
+                process.kill()  # the first rank alone has it, and tells it
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise error.__context__ from None
         raise
     except (RuntimeError, torch.distributed.DistBackendError) as error:
         if trainer.world_size > 1 and not isinstance(error, torch.OutOfMemoryError):

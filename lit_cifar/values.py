@@ -43,8 +43,8 @@ def check_values(config: Any) -> None:
     for name, value in _must_have_values(config):
         if value is None:
             raise UsageError(f"--{name} is null; give it a value, or leave it out")
-    if config.seed_everything is False:
-        raise UsageError("--seed_everything false can't be: every run has a seed; true chooses one")
+    if isinstance(config.seed_everything, bool):
+        raise UsageError("--seed_everything must be a number, so that the run can be repeated; name one, such as 7")
     if not 0 <= config.seed_everything < 2**32:
         raise UsageError(f"--seed_everything {config.seed_everything} must be between 0 and {2**32 - 1}")
     if config.checkpoint_seconds < 0:

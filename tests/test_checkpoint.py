@@ -3,12 +3,15 @@
 import hashlib
 import os
 import shutil
+import signal
 import time
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import Cli, paint_pictures
+from pytorch_lightning import Callback
 from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -105,6 +108,42 @@ def test_resume_auto_begins_where_there_is_nothing_to_go_on_from(cli: Cli, pictu
     root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
     assert "2 epochs, 28 steps" in cli("fit", *root, *FIT, "--resume=auto").out
     assert "3 epochs, 42 steps" in cli("fit", *root, *FIT, "--resume=auto", "--trainer.max_epochs=3").out
+
+
+def test_a_recipe_may_say_where_to_go_on_and_config_yaml_repeats_the_run_from_its_beginning(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
+    net = {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 3}}
+    loggers: dict[str, dict[str, bool]] = {"logged": {}, "alone": {"logger": False}}
+    for name, logger in loggers.items():
+        trainer = {"max_epochs": 1, "log_every_n_steps": 2, "default_root_dir": str(tmp_path / name)} | logger
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(yaml.safe_dump({"resume": "auto", "trainer": trainer, "model": {"net": net}}))
+        words = ("fit", f"--config={recipe}", f"--data.root={pictures}", "--data.val_size=6")
+        assert "1 epoch, 14 steps" in cli(*words).out
+        result = cli(*words, "--trainer.max_epochs=2")
+        assert "2 epochs, 28 steps" in result.out, result.err
+    version = tmp_path / "logged" / "lightning_logs" / "logged" / "version_0"
+    assert [path.name for path in version.parent.iterdir()] == ["version_0"]
+    again = cli("fit", f"--config={version / 'config.yaml'}", "--trainer.max_epochs=1")
+    assert "1 epoch, 14 steps" in again.out, again.err
+    assert (version.parent / "version_1").exists()
+
+
+class Interrupts(Callback):
+    """Ctrl-C."""
+
+    def on_test_batch_end(self, *_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_ends_a_test_in_one_line(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    words = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", f"--ckpt_path={trained}")
+    try:
+        result = cli("test", *words, "--trainer.callbacks=test_checkpoint.Interrupts")
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which Lightning switches off
+    assert (result.code, result.err) == (130, "lit_cifar: stopped by Ctrl-C\n")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from lit_cifar import CIFAR10DataModule, LitClassifier
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import open_images
+from lit_cifar.errors import UsageError
 from lit_cifar.fused import count
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
 from lit_cifar.optim import LinearToZero
@@ -261,6 +262,10 @@ def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order
             ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{word}" for word in CYCLE)],
             "--model.lr_scheduler OneCycleLR has 20 steps, and the training 24; set --model.lr_scheduler.init_args.t",
         ),
+        (
+            ["--seed_everything=true"],
+            "--seed_everything must be a number, so that the run can be repeated; name one, such as 7",
+        ),
     ],
 )
 def test_a_mistake_gives_one_sentence(
@@ -270,3 +275,23 @@ def test_a_mistake_gives_one_sentence(
     assert result.code == 2
     assert sentence in result.err
     assert result.err.count("\n") == 1
+
+
+def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_prolonged(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
+    cycle = ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{word}" for word in CYCLE)]
+    words = ("fit", *SMALL, *cycle, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    first = cli(*words, "--trainer.max_steps=20")
+    assert (first.code, first.err) == (0, "")
+    longer = cli(*words, "--resume=auto", "--model.lr_scheduler.total_steps=24")
+    assert longer.code == 2
+    assert longer.err == (
+        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 24; a training that was begun with"
+        " it can't be prolonged; begin anew without --ckpt_path and --resume\n"
+    )
+
+
+def test_views_that_there_are_not_are_refused_from_python_too() -> None:
+    with pytest.raises(UsageError, match="test_time_augmentation flip_shift must be none, flip or flip-shift"):
+        LitClassifier(SpeedrunNet(), test_time_augmentation="flip_shift")  # type: ignore[arg-type]

@@ -130,8 +130,14 @@ def test_a_signal_at_an_epochs_last_batch_loses_neither_validation_nor_order(
         "                os.kill(os.getpid(), signal.SIGTERM)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    words = (*DRAWN, "--data.flip=true", "--data.batch_size=64", "--trainer.max_epochs=2")
-    words += (f"--trainer.devices={devices}",)
+    words = (
+        *DRAWN,
+        "--data.flip=true",
+        "--data.batch_size=64",
+        "--trainer.max_epochs=2",
+        "--trainer.devices",
+        str(devices),
+    )
     stops = ("--trainer.callbacks=stops.Stops", "--trainer.callbacks.epoch")
     run(*words, *stops, "9", "--trainer.default_root_dir", tmp_path / "undisturbed")
     process = start(*words, *stops, str(epoch), "--trainer.default_root_dir", tmp_path / "stopped")
