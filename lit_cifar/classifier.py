@@ -285,7 +285,17 @@ class LitClassifier(EvaluatedModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the state of the run that wrote the checkpoint."""
+        """Takes up the state of the run that wrote the checkpoint.
+
+        Raises:
+            UsageError: it knows other classes than the data have, or in another order.
+        """
+        known = tuple(checkpoint[KEY]["classes"])
+        if known != self.datamodule.classes:
+            raise UsageError(
+                f"The network knows the classes {', '.join(known)}, and the images of {self.datamodule.title} are of"
+                f" {', '.join(self.datamodule.classes)}; name other images with --data.root, or another --ckpt_path"
+            )
         self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights; another may be measured with
         weights = checkpoint["state_dict"]

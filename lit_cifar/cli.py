@@ -90,6 +90,7 @@ class LitCLI(LightningCLI):
             argv = ["fit", "--config", str(recipes_folder() / "tutorial.yaml"), "--data.dataset=auto", *argv[1:]]
         self._argv = argv
         self._recipe = peeked.recipe_name
+        self._precision_named = peeked.precision is not None
         self._best: BestCheckpoint | None = None
         self._card: dict[str, Any] = {}
         self._net: dict[str, Any] | None = None
@@ -170,10 +171,9 @@ class LitCLI(LightningCLI):
             raise UsageError(f"{cause(str(error)).rstrip('.')}. {ELSE}") from error
 
     def before_instantiate_classes(self) -> None:
-        """Chooses the precision, unless the command line does."""
+        """Chooses the precision, unless the command line or the recipe does."""
         config = self.config[self.subcommand]
-        named = any(word.split("=")[0] == "--trainer.precision" for word in self._argv)
-        if config.fast_precision and not named:
+        if config.fast_precision and not self._precision_named:
             config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
         config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model and os.environ.get(DRAWN_INSTEAD):
@@ -192,6 +192,8 @@ class LitCLI(LightningCLI):
             self.config[self.subcommand].data.dataset = "drawn"
         if self.subcommand != "fit" or not self._checkpoint:  # there `check_resumable` comes first
             check(self.model, self.datamodule)  # before anything is written
+        if self.subcommand == "validate" and not self.datamodule.val_size:
+            raise UsageError("validate has nothing to measure on: --data.val_size is 0, so no images were held out")
         self.model.recipe = config.recipe
         self.model.net_config = self.config[self.subcommand].model.net.as_dict()
         name = f"{config.recipe}-drawn" if images.kind == "drawn" else config.recipe

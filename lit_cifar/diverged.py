@@ -89,10 +89,15 @@ def _only_tried(module: "LitClassifier") -> bool:
 
 
 def _diverged(module: "LitClassifier", what: str) -> DivergedError:
-    rate = module.trainer.optimizers[0].param_groups[0]["lr"]
+    optimizer = module.trainer.optimizers[0]
+    rate = optimizer.param_groups[0]["lr"]
+    fused = optimizer.defaults.get("fused") and str(module.trainer.precision).endswith(
+        "mixed"
+    )  # Lightning refuses both
+    clip = "--trainer.gradient_clip_val 1" + (" --model.optimizer.fused false" if fused else "")
     return DivergedError(
         f"{what} (learning rate {rate:g}): {first_overflow(module)}; lower --model.optimizer.lr, or hold gradients back"
-        " with --trainer.gradient_clip_val 1 (checkpoints written before are kept)"
+        f" with {clip} (checkpoints written before are kept)"
     )
 
 

@@ -96,9 +96,9 @@ class EvaluatedModule(pl.LightningModule):
         if self.trainer.sanity_checking:
             self.val_metrics.reset()
             return
-        values = self._log_metrics("val", self.val_metrics, self.global_step)
+        self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
         if self._in_training:
-            self.record.curves["val/loss"].append((self.global_step, float(values["loss"])))
+            self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
 
     def on_test_epoch_start(self) -> None:
         """Forgets the test before."""

@@ -71,6 +71,7 @@ def _steps(trainer: pl.Trainer) -> int | None:
 
 def _steps_of_an_epoch(trainer: pl.Trainer) -> int:
     """Not asked of Lightning: it would begin to read before a checkpoint tells where, and read from the beginning."""
-    batches, limit = len(trainer.datamodule.train_dataloader()), trainer.limit_train_batches  # type: ignore[attr-defined]
+    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
+    batches = -(-len(data.split()[0]) // data.batch_size)
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     return -(-batches // trainer.accumulate_grad_batches)

@@ -24,6 +24,7 @@ def peek(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--model.net", "--model.net.class_path", dest="net")
     parser.add_argument("--trainer.logger", dest="logger")
     parser.add_argument("--trainer.default_root_dir", dest="default_root_dir")
+    parser.add_argument("--trainer.precision", dest="precision")
     try:
         peeked = parser.parse_known_args(words)[0]
     except argparse.ArgumentError as error:
@@ -45,6 +46,7 @@ def fill_in(peeked: argparse.Namespace, recipes: Sequence[dict[str, Any]]) -> No
     peeked.recipe_name = str(peeked.recipe or settings.get("recipe") or stem)
     peeked.resume = peeked.resume or settings.get("resume")
     peeked.logger = peeked.logger or _text(trainer.get("logger"))
+    peeked.precision = peeked.precision or _text(trainer.get("precision"))
     peeked.default_root_dir = str(peeked.default_root_dir or trainer.get("default_root_dir") or ".")
 
 

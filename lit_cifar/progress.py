@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from lit_cifar.classifier import LitClassifier
+from lit_cifar.tables import percent
 
 SECONDS = 1 / 8  # between drawings
 LINE_STEPS = 2000  # between lines: the tutorial's
@@ -103,7 +104,7 @@ class LitProgressBar(ProgressBar):
             end = ""
             if validations and validations[-1][0] == trainer.global_step:
                 accuracy = float(trainer.callback_metrics["val/accuracy"])
-                end = f"  validation accuracy: {accuracy:.1%}".replace("%", " %")
+                end = f"  validation accuracy: {percent(accuracy)}"
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -74,11 +74,14 @@ class RunReport(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints what `validate` measured; while training, the progress bar tells it."""
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier) and trainer.state.fn == "validate":
+            found, classes = pl_module.val_results, pl_module.classes
+            images = found["confusion_matrix"].sum(1).tolist()
+            accuracies = zip(classes, found["class_accuracy"].tolist(), images, strict=True)
             tables.print_accuracies(
                 "images held out of training",
-                len(pl_module.datamodule.split()[1]),
-                float(trainer.callback_metrics["val/accuracy"]),
-                {name: float(trainer.callback_metrics[f"val_class/{name}"]) for name in pl_module.datamodule.classes},
+                sum(images),
+                float(found["accuracy"]),
+                {name: accuracy for name, accuracy, count in accuracies if count},
                 pl_module.datamodule.title,
             )
 

@@ -56,7 +56,7 @@ def print_drawn_box(images: Images) -> None:
         console = Console(highlight=False)
         text = (
             "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
-            f" CIFAR-10.\n\nWhy: {images.why_drawn}"
+            f" CIFAR-10.\n\nWhy: {escape(images.why_drawn)}"
         )
         console.print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
 
@@ -120,7 +120,7 @@ def print_written(path: Path, content: str) -> None:
 
 def print_found(what: str, finder: str, drawn: Path | None = None) -> None:
     """Says what one of Lightning's finders found, and where its curve is."""
-    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {_short(drawn)}' if drawn else ''}")
+    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(_short(drawn))}' if drawn else ''}")
 
 
 def _short(path: Path) -> str:
@@ -134,5 +134,5 @@ def print_paths(written: list[Path]) -> None:
     console = _console()
     folder = written[0].parent
     shown = _short(folder)
-    console.print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}")
-    console.print(f"Curves: tensorboard --logdir {os.path.dirname(shown) or '.'}")  # noqa: PTH120
+    console.print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
+    console.print(f"Curves: tensorboard --logdir {os.path.dirname(shown) or '.'}", markup=False)  # noqa: PTH120

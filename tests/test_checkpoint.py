@@ -130,6 +130,30 @@ def test_a_recipe_may_say_where_to_go_on_and_config_yaml_repeats_the_run_from_it
     assert (version.parent / "version_1").exists()
 
 
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_classes_in_another_order_are_refused(
+    cli: Cli, trained: Path, pictures: Path, tmp_path: Path, command: str
+) -> None:
+    for split in ("train", "test"):
+        (pictures / split / "airplane").rename(pictures / split / "plane")  # which the folder's order puts last
+    result = cli(command, f"--data.root={pictures}", f"--ckpt_path={trained}", f"--trainer.default_root_dir={tmp_path}")
+    assert result.code == 2
+    assert "The network knows the classes plane, car, bird, and the images of the folder" in result.err
+    assert "are of car, bird, plane; name other images with --data.root" in result.err
+
+
+def test_validate_says_of_how_many_images_it_speaks(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
+    words = ("validate", f"--data.root={pictures}", f"--ckpt_path={trained}", f"--trainer.default_root_dir={tmp_path}")
+    limited = cli(*words, "--data.eval_batch_size=2", "--trainer.limit_val_batches=1")
+    assert "on the 2 images held out of training" in limited.out, limited.err
+    assert " bird " not in limited.out  # held-out images come in the order of the classes
+    runs = len(list(trained.parents[2].iterdir()))
+    nothing = cli(*words, "--data.val_size=0")
+    assert nothing.code == 2
+    assert "validate has nothing to measure on: --data.val_size is 0" in nothing.err
+    assert len(list(trained.parents[2].iterdir())) == runs
+
+
 class Interrupts(Callback):
     """Ctrl-C."""
 

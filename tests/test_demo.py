@@ -172,6 +172,7 @@ def save_checkpoint(path: Path, dataset: str = "drawn", **card: Any) -> Path:
     [
         (["--port=65536"], 2, "--port 65536 must be between 0 and 65535"),
         (["--port=-1"], 2, "--port -1 must be between 0 and 65535"),
+        (["--host=a..b"], 2, "--host a..b is no address of this machine"),
         (["--host=no.such.host.invalid"], 2, "--host no.such.host.invalid is no address of this machine"),
         (["--ckpt_path=missing.ckpt"], 2, "--ckpt_path missing.ckpt does not exist"),
         (

@@ -64,6 +64,16 @@ def test_a_file_takes_pictures_of_any_number_and_size_and_predicts_the_same(expo
         )
 
 
+def test_a_run_that_was_tested_with_more_views_is_exported_with_one(
+    cli: Cli, exported: Exported, tmp_path: Path
+) -> None:
+    checkpoint = torch.load(exported.checkpoint, weights_only=True)
+    checkpoint["lit_cifar"]["test_time_augmentation"] = "flip-shift"
+    torch.save(checkpoint, tmp_path / "views.ckpt")
+    result = cli("export", "--ckpt_path", tmp_path / "views.ckpt", "--format=torch", "--output", tmp_path / "model.pt2")
+    assert (result.code, result.err) == (0, "")
+
+
 @pytest.mark.parametrize("height", [1, 7, 31, 32, 33, 64, 500])
 @pytest.mark.parametrize("width", [1, 5, 32, 40, 64, 333])
 def test_pictures_are_resized_to_the_same_bytes_as_in_python(height: int, width: int) -> None:

@@ -47,3 +47,15 @@ def test_too_many_images_are_refused(cli: Cli, pictures: Path) -> None:
     result = cli("show", "--data.root", pictures, "--data.val_size=6", "--count=65")
     assert result.code == 2
     assert "--count 65 must be between 1 and 64" in result.err
+
+
+def test_a_folder_is_no_file_to_write_and_a_terminal_obeys_no_class(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (pictures / split / "bird").rename(pictures / split / "b\x1b[2J")
+    words = ("--data.root", pictures, "--data.val_size=0", "--output")
+    refused = cli("show", *words, tmp_path)
+    assert refused.code == 2
+    assert refused.err == f"lit_cifar: --output {tmp_path} is a folder; name a file in it, such as show.png\n"
+    shown = cli("show", *words, tmp_path / "show.png")
+    assert "b?[2J" in shown.out
+    assert "\x1b" not in shown.out

@@ -51,10 +51,14 @@ def last(root: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def test_a_precision_on_the_command_line_goes_before_the_fast_one(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+def test_a_precision_that_is_named_goes_before_the_fast_one_and_config_yaml_keeps_it(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
     other = "32-true" if fast_precision(torch.device("cpu")) == "bf16-mixed" else "bf16-mixed"
     words = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_steps=1")
     assert f"precision {other}" in cli("fit", *SMALL, *words, f"--trainer.precision={other}").out
+    config = path_of_last(tmp_path).parents[1] / "config.yaml"
+    assert f"precision {other}" in cli("fit", f"--config={config}").out
 
 
 def test_a_net_that_was_trained_keeps_its_whitening_where_it_learns_on_other_images(

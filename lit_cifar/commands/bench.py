@@ -54,7 +54,10 @@ def main(argv: list[str]) -> None:
         raise UsageError(
             f"--output {options.output}: there is no folder {options.output.parent}; create it, or name another"
         )
-    setting = Setting(options.config or _tutorial(), options.root, options.batch_size, options.steps, words)
+    if options.output.is_dir():
+        raise UsageError(f"--output {options.output} is a folder; name a file in it, such as bench.json")
+    root = str(Path(options.root).expanduser())
+    setting = Setting(options.config or _tutorial(), root, options.batch_size, options.steps, words)
     if options.against:
         found = _compare(options.against, setting, options.rounds)
     elif options.runs:

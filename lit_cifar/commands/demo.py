@@ -86,7 +86,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except socket.gaierror as error:
+    except (socket.gaierror, UnicodeError) as error:  # the latter of a name such as a..b
         raise UsageError(f"--host {host} is no address of this machine; use 127.0.0.1, or 0.0.0.0 for all") from error
     except OSError as error:
         raise UsageError(

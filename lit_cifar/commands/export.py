@@ -58,9 +58,9 @@ def main(argv: list[str]) -> None:
     output = options.output or Path(f"model{kind.suffix}")
     _check_output(output, options.format, kind)
     _check_packages(options.format, kind)
-    path = named_checkpoint(options.ckpt_path, options.runs)
+    path = named_checkpoint(options.ckpt_path, options.runs.expanduser())
     classifier, description = _load(path, options.net)
-    images, of_what = _some_images(options.root, description["dataset"])
+    images, of_what = _some_images(options.root.expanduser(), description["dataset"])
     console = Console(file=sys.stderr)  # this one, for torch is kept from writing to it
 
     def busy(what: str) -> AbstractContextManager[Any]:
@@ -121,7 +121,9 @@ def _load(path: Path, class_path: str | None) -> tuple[LitClassifier, dict[str, 
     """The classifier of a checkpoint, and what describes it: plain values, as JSON has them."""
     card = read_checkpoint(path)[KEY]
     try:
-        classifier = LitClassifier.load_from_checkpoint(path, own_net(class_path, path) if class_path else None)
+        classifier = LitClassifier.load_from_checkpoint(
+            path, own_net(class_path, path) if class_path else None, test_time_augmentation="none"
+        )
         description = {
             "recipe": classifier.recipe,
             "net": {

@@ -31,6 +31,8 @@ def main(argv: list[str]) -> None:
     config = parser.parse_args(argv)
     if not 1 <= config.count <= 64:
         raise UsageError(f"--count {config.count} must be between 1 and 64")
+    if config.output.is_dir():
+        raise UsageError(f"--output {config.output} is a folder; name a file in it, such as show.png")
     data: CIFAR10DataModule = parser.instantiate(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
@@ -42,7 +44,7 @@ def main(argv: list[str]) -> None:
         loader.augmentation = Augmentation()
         images, labels = loader.take(indices)
         title = f"Training images of {data.title}"
-    names = [data.classes[label] for label in labels.tolist()]
+    names = [tables.printable(data.classes[label]) for label in labels.tolist()]
     path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output, "--output")
     for row in range(0, len(names), COLUMNS):
         print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))

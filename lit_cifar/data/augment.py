@@ -45,7 +45,7 @@ class Augmentation:
     crop: int = 0
     """Pad by this many pixels on each side, reflected, and cut a window of the old size out at random."""
     cutout: int = 0
-    """Side in pixels of a square of mean colour put at a random place (DeVries, Taylor, arXiv 1708.04552)."""
+    """Side in pixels of a square of middle grey put at a random place (DeVries, Taylor, arXiv 1708.04552)."""
     transform: Callable[[Tensor], Tensor] | None = None
     """A transform of your own, torchvision's v2 for instance: takes and returns uint8 `[3, H, W]`. It is called
     image by image, under a seed that depends on (seed, epoch, index), before the others: exact, but slow."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.download import MIRRORS
+from lit_cifar.data.images import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError
@@ -161,7 +162,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # as it should be
             return []
         _, validation = self.split()
-        return self._loader(self.images.train, self.eval_batch_size, indices=validation)
+        images, labels, classes = self.images.train
+        return self._loader(ImageSet(images[validation], labels[validation], classes), self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:
         """Batches of the test images, in their order."""

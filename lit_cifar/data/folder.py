@@ -80,6 +80,10 @@ def _list(root: Path, split: str) -> Listing:
     with os.scandir(root / split) as folders:
         for folder in folders:
             if folder.is_dir() and not folder.name.startswith("."):
+                try:
+                    folder.name.encode()
+                except UnicodeEncodeError as error:  # TensorBoard takes nothing else
+                    raise UsageError(f"{folder.path} has a name that is not UTF-8; rename it") from error
                 with os.scandir(folder) as files:
                     for file in files:
                         if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):

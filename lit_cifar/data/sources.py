@@ -78,7 +78,7 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         if not (root / BATCHES).is_dir():
             with _lock(root):
                 _prepare_batches(root, mirrors)
-        return Images("cifar10", *_load_batches(root))
+        return Images("cifar10", _load(root, TRAIN_BATCHES), _load(root, TEST_BATCHES))
     except DownloadError as error:
         if dataset == "auto":
             return _drawn(str(error))
@@ -181,10 +181,6 @@ def _members(archive: Path) -> dict[str, bytes]:
                 raise UserError(f"{archive} lacks the file {BATCHES}/{name}; delete it and run again to download it")
             files[name] = file.read()
     return files
-
-
-def _load_batches(root: Path) -> tuple[ImageSet, ImageSet]:
-    return _load(root, TRAIN_BATCHES), _load(root, TEST_BATCHES)
 
 
 def _load(root: Path, batches: dict[str, str]) -> ImageSet:

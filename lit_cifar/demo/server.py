@@ -262,7 +262,7 @@ def decode(content: bytes | bytearray) -> Tensor:
                     f"The picture has {picture.width:,} × {picture.height:,} pixels, and more than"
                     f" {PIXELS // 10**6} million are not opened; make it smaller."
                 )
-            if picture.format == "JPEG" and content.count(b"\xff\xda") > SCANS:
+            if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
                 raise UserError(f"The picture is stored in more than {SCANS} passes; save it anew, as PNG for one.")
             return to_pixels(picture)
     except Image.DecompressionBombError as error:

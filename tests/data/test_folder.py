@@ -1,6 +1,7 @@
 """A folder of pictures is decoded once, to the right bytes, and the cache is never wrong."""
 
 import os
+import sys
 import zlib
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,11 @@ def test_a_split_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "cat").mkdir(parents=True)
     with pytest.raises(UsageError, match=f"{tmp_path / 'train'} holds no images; put PNG or JPEG files into"):
         open_images(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+def test_a_class_whose_name_is_not_utf_8_is_named(pictures: Path) -> None:
+    for split in ("train", "test"):
+        (pictures / split / "bird").rename(pictures / split / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(UsageError, match="has a name that is not UTF-8; rename it"):
+        open_images(pictures)

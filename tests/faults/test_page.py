@@ -61,6 +61,17 @@ def passes() -> bytes:
     return content[:last] + content[last:-2] * 1000 + content[-2:]
 
 
+def passes_of_two() -> bytes:
+    """The same, with a segment that says that a second picture follows: Pillow then calls it MPO."""
+    content = passes()
+    entry = struct.pack("<IIIHH", 0x030000, len(content), 0, 0, 0)
+    entries = entry + struct.pack("<IIIHH", 0, len(content), 0, 0, 0)
+    fields = struct.pack("<HHI4s", 0xB000, 7, 4, b"0100") + struct.pack("<HHII", 0xB001, 4, 1, 2)
+    fields += struct.pack("<HHII", 0xB002, 7, len(entries), 50)
+    body = b"MPF\0II*\0" + struct.pack("<IH", 8, 3) + fields + struct.pack("<I", 0) + entries
+    return content[:2] + b"\xff\xe2" + struct.pack(">H", len(body) + 2) + body + content[2:]
+
+
 def long_text() -> bytes:
     """A PNG of one pixel, with 200 MB of text in 200 kB."""
     content = picture(side=8)
@@ -79,6 +90,7 @@ BOMBS = {
     "a GIF of 300 frames": (frames("GIF"), 200, ""),
     "a WEBP of 300 frames": (frames("WEBP"), 200, ""),
     "a JPEG of 1,000 passes": (passes(), 400, "The picture is stored in more than 100 passes; save it anew"),
+    "an MPO of 1,000 passes": (passes_of_two(), 400, "The picture is stored in more than 100 passes; save it anew"),
     "200 MB of text": (long_text(), 400, NO_PICTURE),
 }
 
