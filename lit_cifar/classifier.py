@@ -36,7 +36,7 @@ from lit_cifar.length import fit_schedule, require_room, share_done
 from lit_cifar.loggers import mlflow_run
 from lit_cifar.memory import keep_freed_memory
 from lit_cifar.record import TrainingRecord
-from lit_cifar.sliced import SlicedStep
+from lit_cifar.sliced import SlicedStep, slices
 from lit_cifar.trial import check
 from lit_cifar.views import Views
 
@@ -50,8 +50,8 @@ class LitClassifier(EvaluatedModule):
         lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
         lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
         loss: Mean loss of logits [N, C] and labels [N], by import path.
-        slice_size: Images that go through the net, and are normalised by its batch normalisation, together in
-            training; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
+        slice_size: Images, at most, that go through the net, and are normalised by its batch normalisation, together
+            in training; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
         sides: Pairs of a share of the training, from 0 to 1, and the side in pixels that images are scaled to in epochs
             whose middle lies beyond it; none for their own size.
         test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
@@ -103,7 +103,8 @@ class LitClassifier(EvaluatedModule):
         self.calibrated = False
         """Whether weights that are computed from images have been: those of a trained net stay."""
         self.record = TrainingRecord()
-        self._watch = LossWatch()
+        self.only_tried = False
+        """Whether one of Lightning's finders is trying rates or batch sizes, which go as far as they get."""
         self.direct_step: FusedStep | SlicedStep | None = None
         """Computes a whole step without Lightning's part in it; chosen by `lean`'s loop, where that is faster."""
 
@@ -148,6 +149,8 @@ class LitClassifier(EvaluatedModule):
         """Makes the metrics, once all is known to fit."""
         keep_freed_memory()
         self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
+        finders = (LearningRateFinder, BatchSizeFinder)
+        self.only_tried = stage == "fit" and any(isinstance(callback, finders) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.compiled:
             from lit_cifar.compiled import compile_net, eagerly  # imports torch's compiler: 1 s
 
@@ -169,8 +172,9 @@ class LitClassifier(EvaluatedModule):
 
     def on_fit_start(self) -> None:
         """Makes optimizer and schedule again, where one of Lightning's finders has changed what they depend on."""
-        if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+        if self.only_tried:
             self.trainer.strategy.setup_optimizers(self.trainer)
+            self.only_tried = False
 
     def on_train_start(self) -> None:
         """Starts the clock."""
@@ -178,6 +182,7 @@ class LitClassifier(EvaluatedModule):
         self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()
         self._use_threads(training=True)
+        self._watch = LossWatch()
         self.record.begin(self.device)
         begin_epoch(self.net, self.trainer)  # resumed in mid-epoch, on_train_epoch_start is not called
         for config in self.trainer.lr_scheduler_configs:
@@ -199,7 +204,9 @@ class LitClassifier(EvaluatedModule):
         if not len(labels):
             # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
             return self(images.new_zeros(1, *images.shape[1:])).sum() * 0
-        logits = torch.cat([self(part) for part in images.split(self.slice_size or len(images))])
+        largest = -(-whole // self.trainer.world_size)  # share of a device: all take as many slices
+        parts = images.tensor_split(min(len(images), slices(largest, self.slice_size)))
+        logits = torch.cat([self(part) for part in parts])
         loss = self.loss(logits, labels)
         self.record.add(count(loss, logits, labels))
         if self.trainer.world_size == 1:

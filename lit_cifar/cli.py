@@ -209,7 +209,8 @@ class LitCLI(LightningCLI):
         if config.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(LitProgressBar())
         callbacks.append(RunReport())
-        if self.subcommand == "fit" and config.trainer.enable_checkpointing is not False:
+        kept = config.trainer.enable_checkpointing is not False and not config.trainer.fast_dev_run
+        if self.subcommand == "fit" and kept:
             if self.datamodule.val_size:
                 self._best = BestCheckpoint()
                 callbacks.append(self._best)

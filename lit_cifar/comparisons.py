@@ -106,7 +106,7 @@ def fit(setting: Setting, *flags: str) -> Finished:
     command = [sys.executable, "-m", "lit_cifar", "fit", "--config", setting.recipe, "--data.root", setting.root]
     if setting.batch_size:
         command += ["--data.batch_size", str(setting.batch_size)]
-    return run([*command, *flags, *setting.words])
+    return run([*command, *setting.words, *flags])
 
 
 def _fit_aside(setting: Setting, *flags: str) -> tuple[Finished, dict[str, Any]]:

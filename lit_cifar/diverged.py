@@ -11,7 +11,6 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pytorch_lightning.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
 from lit_cifar.errors import UserError
@@ -60,7 +59,7 @@ def require_finite(module: "LitClassifier", loss: float, step: int) -> None:
     Raises:
         DivergedError: it is not.
     """
-    if not math.isfinite(loss) and not _only_tried(module):
+    if not math.isfinite(loss) and not module.only_tried:
         raise _diverged(module, f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
 
 
@@ -71,7 +70,7 @@ def require_finite_weights(module: "LitClassifier") -> None:
         DivergedError: they are not.
     """
     finite = all(bool(weight.isfinite().all()) for weight in module.net.parameters())
-    if not finite and module.trainer.training and not _only_tried(module):
+    if not finite and module.trainer.training and not module.only_tried:
         raise _diverged(module, f"the weights are not finite at step {module.trainer.global_step:,}")
 
 
@@ -81,11 +80,6 @@ def _copy(total: Tensor) -> tuple[Tensor, torch.Event]:
     event = torch.Event(total.device)
     event.record()
     return here, event
-
-
-def _only_tried(module: "LitClassifier") -> bool:
-    """Whether one of Lightning's finders tries rates or batch sizes: they go as far as they get."""
-    return any(isinstance(logger, DummyLogger) for logger in module.trainer.loggers)
 
 
 def _diverged(module: "LitClassifier", what: str) -> DivergedError:

@@ -59,7 +59,7 @@ class Finders(Callback):
                     tables.print_found(f"learning rate {found:.2g}", "LearningRateFinder", path)
                     if path:
                         _draw(rates[middle : middle + len(smooth)], smooth.tolist(), found, path)
-            elif isinstance(callback, BatchSizeFinder) and trainer.is_global_zero:
+            elif isinstance(callback, BatchSizeFinder) and callback.optimal_batch_size and trainer.is_global_zero:
                 tables.print_found(f"batch size {callback.optimal_batch_size:,}", "BatchSizeFinder")
 
 

@@ -46,7 +46,7 @@ class FusedStep:
     ) -> None:
         self._net, self._loss, self._optimizer, self._exchange = net, loss, optimizer, exchange
         self._names, self._weights = zip(*net.named_parameters(), strict=True)
-        self._recorded: dict[int, Callable[..., tuple[Tensor, ...]]] = {}
+        self._recorded: dict[torch.Size, Callable[..., tuple[Tensor, ...]]] = {}
 
     def serves(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
         """Whether it trains these, and none of the net's weights was put in another's place."""
@@ -56,7 +56,7 @@ class FusedStep:
     @torch.no_grad()
     def __call__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
         """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
-        run = self._recorded.get(len(labels)) or self._record(images, labels)
+        run = self._recorded.get(images.shape) or self._record(images, labels)
         loss, counts, *gradients = run(images, labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
@@ -72,7 +72,7 @@ class FusedStep:
         graph.graph.set_codegen(CodeGen())  # in place of make_fx's, which packs and unpacks all arguments each time
         graph.graph.lint()
         graph.recompile()
-        self._recorded[len(labels)] = graph.forward
+        self._recorded[images.shape] = graph.forward
         return graph.forward
 
     @torch.enable_grad()

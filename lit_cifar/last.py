@@ -76,13 +76,13 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Writes if it is time, or if a signal came; then the run ends, after validation if that is next."""
         due = time.monotonic() >= self._next
-        ends = self._epoch_ends(trainer, batch_idx)
-        must = ends or trainer.global_step == trainer.max_steps
-        signum, due = self._agree(trainer, self._signal, due, must)
-        if ends:
+        signum, due = self._agree(trainer, self._signal, due, trainer.global_step == trainer.max_steps)
+        if not signum and not due:
             return
-        if signum or due:
-            self._save(trainer)
+        if trainer.fit_loop._should_accumulate() or self._validation_follows(trainer):
+            self._meeting = 1  # ask again after the next batch: no checkpoint holds gradients
+            return
+        self._save(trainer)
         if signum:
             raise InterruptedRunError(signum, self.path)
 
@@ -114,10 +114,16 @@ class LastCheckpoint(Checkpoint):
         self._batches = 0
         return signum, bool(due)
 
-    def _epoch_ends(self, trainer: Trainer, batch_idx: int) -> bool:
-        """Whether validation comes next: a checkpoint before it would log its figures twice after resuming."""
-        check = trainer.val_check_batch
-        return batch_idx + 1 >= trainer.num_training_batches or bool(check and (batch_idx + 1) % check == 0)
+    def _validation_follows(self, trainer: Trainer) -> bool:
+        """Whether validation or the epoch's end comes next: resumed from before a validation, Lightning leaves it out.
+
+        Where it follows every batch, we write none the less, and answer signals.
+        """
+        loop = trainer.fit_loop
+        if loop.epoch_loop._num_ready_batches_reached():
+            return True
+        assert loop._data_fetcher is not None
+        return trainer.val_check_batch != 1 and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes, after validation."""

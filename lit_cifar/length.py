@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch.optim.lr_scheduler import OneCycleLR
 
 from lit_cifar.errors import UsageError
@@ -54,7 +55,7 @@ def share_done(trainer: pl.Trainer, epoch: float) -> float:
     if epochs := _epochs(trainer):
         return epoch / epochs
     if steps := _steps(trainer):
-        return min(1.0, epoch * _steps_of_an_epoch(trainer) / steps)
+        return min(1.0, epoch * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches) / steps)
     return 0.0
 
 
@@ -65,13 +66,17 @@ def _epochs(trainer: pl.Trainer) -> int | None:
 def _steps(trainer: pl.Trainer) -> int | None:
     """Of all epochs, even where `max_steps` ends the training before; where their number is open, `max_steps`."""
     if (epochs := _epochs(trainer)) is not None:
-        return epochs * _steps_of_an_epoch(trainer)
+        scheduler = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
+        if scheduler is None:
+            return epochs * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches)
+        accumulated = map(scheduler.get_accumulate_grad_batches, range(epochs))
+        return sum(_steps_of_an_epoch(trainer, batches) for batches in accumulated)
     return None if trainer.max_steps == -1 else trainer.max_steps
 
 
-def _steps_of_an_epoch(trainer: pl.Trainer) -> int:
+def _steps_of_an_epoch(trainer: pl.Trainer, accumulated: int) -> int:
     """Not asked of Lightning: it would begin to read before a checkpoint tells where, and read from the beginning."""
     data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
     batches = -(-len(data.split()[0]) // data.batch_size)
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return -(-batches // trainer.accumulate_grad_batches)
+    return -(-batches // accumulated)

@@ -92,6 +92,18 @@ class LeanEpochLoop(_TrainingEpochLoop):
             callback.on_train_batch_end(self.trainer, self.trainer.lightning_module, output, batch, batch_idx)
         self.batch_progress.increment_completed()
 
+    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+        """Validates, and lets ReduceLROnPlateau see it here, since last.ckpt is written before Lightning would."""
+        unseen = self._skip_next_val  # a validation that was before the checkpoint
+        super().on_advance_end(data_fetcher)
+        if self._num_ready_batches_reached() and not unseen:
+            super().update_lr_schedulers("epoch", update_plateau_schedulers=True)
+
+    def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
+        """As Lightning does, but for ReduceLROnPlateau at the end of an epoch: see above."""
+        if interval == "step" or not update_plateau_schedulers:
+            super().update_lr_schedulers(interval, update_plateau_schedulers)
+
 
 class DirectOptimization(_AutomaticOptimization):
     """Steps by LitClassifier's `direct_step`, where it has one."""
@@ -159,4 +171,4 @@ def _direct_step(module: LitClassifier) -> FusedStep | SlicedStep | None:
 
 def _is_plain_ddp(strategy: Strategy) -> bool:
     """Whether its gradients are averaged, and that is all."""
-    return type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None
+    return type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None

@@ -1,5 +1,6 @@
 """Which checkpoint `best` and `last` mean: those of the newest run that is intact."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_cifar.checkpoint import RUNS, read_checkpoint
@@ -17,16 +18,16 @@ def named_checkpoint(path: str | None, root: Path) -> Path:
     if path not in (None, "best", "last"):
         return Path(path)
     runs, any_run = root / RUNS, "*/version_*/checkpoints"
-    newest = newest_checkpoint(runs, f"{any_run}/*st.ckpt")
+    newest = newest_checkpoint([runs], f"{any_run}/*st.ckpt")
     if newest and path is None:
-        return newest_checkpoint(newest.parent, "best.ckpt") or newest
+        return newest_checkpoint([newest.parent], "best.ckpt") or newest
     if newest and path == "best" and not newest.with_name("best.ckpt").exists():
         raise UsageError(
             f"the newest run, {newest.parents[1]}, has no best.ckpt: nothing was held out of its training to tell the"
             " best by, or it has only begun; take --ckpt_path last, or name a checkpoint"
         )
     found = newest and (
-        newest_checkpoint(newest.parent, f"{path}.ckpt") or newest_checkpoint(runs, f"{any_run}/{path}.ckpt")
+        newest_checkpoint([newest.parent], f"{path}.ckpt") or newest_checkpoint([runs], f"{any_run}/{path}.ckpt")
     )
     if found:
         return found
@@ -36,9 +37,10 @@ def named_checkpoint(path: str | None, root: Path) -> Path:
     )
 
 
-def newest_checkpoint(folder: Path, pattern: str) -> Path | None:
+def newest_checkpoint(folders: Sequence[Path], pattern: str) -> Path | None:
     """The newest intact checkpoint of this pattern, such as `version_*/checkpoints/last.ckpt`, else None."""
-    for path in sorted(folder.glob(pattern), key=lambda p: p.stat().st_mtime_ns, reverse=True):
+    paths = [path for folder in folders for path in folder.glob(pattern)]
+    for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns, reverse=True):
         try:
             read_checkpoint(path)
         except UserError:

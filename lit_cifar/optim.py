@@ -143,3 +143,7 @@ class LinearToZero(LRScheduler):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from there; how long the training is now, it has been told anew."""
         super().load_state_dict(state_dict | {"total_steps": self.total_steps, "rise": self.rise})
+        if self.total_steps is not None:
+            self._last_lr = [*self.get_lr()]
+            for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+                group["lr"] = rate  # of the next step, which is another where the length is

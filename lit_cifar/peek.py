@@ -25,6 +25,7 @@ def peek(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--trainer.logger", dest="logger")
     parser.add_argument("--trainer.default_root_dir", dest="default_root_dir")
     parser.add_argument("--trainer.precision", dest="precision")
+    parser.add_argument("--data.dataset", dest="dataset")
     try:
         peeked = parser.parse_known_args(words)[0]
     except argparse.ArgumentError as error:
@@ -46,6 +47,8 @@ def fill_in(peeked: argparse.Namespace, recipes: Sequence[dict[str, Any]]) -> No
     peeked.recipe_name = str(peeked.recipe or settings.get("recipe") or stem)
     peeked.resume = peeked.resume or settings.get("resume")
     peeked.logger = peeked.logger or _text(trainer.get("logger"))
+    data = {key: value for recipe in recipes for key, value in (recipe.get("data") or {}).items()}
+    peeked.dataset = peeked.dataset or data.get("dataset")
     peeked.precision = peeked.precision or _text(trainer.get("precision"))
     peeked.default_root_dir = str(peeked.default_root_dir or trainer.get("default_root_dir") or ".")
 
@@ -70,9 +73,10 @@ def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Path |
     if not logged:  # no run folder: checkpoints lie where Lightning puts them
         folders, pattern = [root], f"checkpoints/{name}.ckpt"
     else:
-        folders = [root / RUNS / recipe, root / RUNS / f"{recipe}-drawn"]
+        kinds = {"real": [recipe], "drawn": [f"{recipe}-drawn"]}.get(str(peeked.dataset), [recipe, f"{recipe}-drawn"])
+        folders = [root / RUNS / kind for kind in kinds]
         pattern = f"version_*/checkpoints/{name}.ckpt"
-    found = next(filter(None, (newest_checkpoint(folder, pattern) for folder in folders)), None)
+    found = newest_checkpoint(folders, pattern)
     if found is None and path is not None:
         raise UsageError(f"--ckpt_path {name}: there is no intact {folders[0] / pattern}")
     return found

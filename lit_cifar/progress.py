@@ -102,9 +102,9 @@ class LitProgressBar(ProgressBar):
         if self._enabled and isinstance(pl_module, LitClassifier):
             validations = pl_module.record.curves["val/loss"]
             end = ""
-            if validations and validations[-1][0] == trainer.global_step:
-                accuracy = float(trainer.callback_metrics["val/accuracy"])
-                end = f"  validation accuracy: {percent(accuracy)}"
+            accuracy = trainer.callback_metrics.get("val/accuracy")  # none where it was measured before resuming
+            if validations and validations[-1][0] == trainer.global_step and accuracy is not None:
+                end = f"  validation accuracy: {percent(float(accuracy))}"
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

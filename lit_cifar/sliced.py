@@ -15,6 +15,11 @@ from lit_cifar.exchange import Exchange
 from lit_cifar.fused import count
 
 
+def slices(images: int, size: int) -> int:
+    """The number of slices of a batch: as even as can be, for a small rest would be a poor sample of the batch."""
+    return -(-images // size) if size else 1
+
+
 class SlicedStep:
     """Computes loss and gradients slice by slice, and lets the optimizer step.
 
@@ -22,7 +27,7 @@ class SlicedStep:
         net: turns images `[N, 3, H, W]` into logits `[N, C]`.
         loss: mean loss of logits and labels `[N]`.
         optimizer: any that steps without a closure.
-        size: images in a slice; the whole batch where it has no more.
+        size: images in a slice, at most.
         context: of forward passes, such as autocast.
         exchange: of gradients with other processes.
     """
@@ -43,7 +48,8 @@ class SlicedStep:
         """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
         self._optimizer.zero_grad()
         counts = torch.zeros(2, device=images.device)
-        for part, part_labels in zip(images.split(self._size), labels.split(self._size), strict=True):
+        number = slices(len(labels), self._size)
+        for part, part_labels in zip(images.tensor_split(number), labels.tensor_split(number), strict=True):
             with self._context():
                 logits = self._net(part)
                 loss = self._loss(logits, part_labels)

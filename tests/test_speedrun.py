@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +13,7 @@ import yaml
 from conftest import Cli
 from PIL import Image, ImageFilter, ImageOps
 from running import differences
-from torch import nn
+from torch import Tensor, nn
 
 from lit_cifar import CIFAR10DataModule, LitClassifier
 from lit_cifar.data.augment import Augmentation
@@ -39,7 +40,6 @@ SMALL = (
     "--trainer.max_epochs=8",
     "--trainer.log_every_n_steps=1",
 )
-CYCLE = ("max_lr=0.1", "total_steps=20", "cycle_momentum=false")
 
 
 def path_of_last(root: Path) -> Path:
@@ -263,10 +263,6 @@ def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order
             "--model.lr_scheduler LinearToZero needs to know how long the training is; give --trainer.max_epochs",
         ),
         (
-            ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{word}" for word in CYCLE)],
-            "--model.lr_scheduler OneCycleLR has 20 steps, and the training 24; set --model.lr_scheduler.init_args.t",
-        ),
-        (
             ["--seed_everything=true"],
             "--seed_everything must be a number, so that the run can be repeated; name one, such as 7",
         ),
@@ -281,19 +277,22 @@ def test_a_mistake_gives_one_sentence(
     assert result.err.count("\n") == 1
 
 
-def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_prolonged(
-    cli: Cli, pictures: Path, tmp_path: Path
-) -> None:
-    cycle = ["--model.lr_scheduler=OneCycleLR", *(f"--model.lr_scheduler.{word}" for word in CYCLE)]
-    words = ("fit", *SMALL, *cycle, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
-    first = cli(*words, "--trainer.max_steps=20")
-    assert (first.code, first.err) == (0, "")
-    longer = cli(*words, "--resume=auto", "--model.lr_scheduler.total_steps=24")
-    assert longer.code == 2
-    assert longer.err == (
-        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 24; a training that was begun with"
-        " it can't be prolonged; begin anew without --ckpt_path and --resume\n"
-    )
+def test_a_batch_is_cut_into_even_slices() -> None:
+    sizes: list[int] = []
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return self.head(images.flatten(1))
+
+    net = Seen()
+    step = SlicedStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()), 250, nullcontext)
+    step(torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64))
+    assert sizes == [167] * 3
 
 
 def test_views_that_there_are_not_are_refused_from_python_too() -> None:

@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
         raise UsageError(
             f"--output {options.output}: there is no folder {options.output.parent}; create it, or name another"
         )
-    if options.output.is_dir():
-        raise UsageError(f"--output {options.output} is a folder; name a file in it, such as bench.json")
+    if options.output.is_dir() or options.output.suffix == ".png":
+        raise UsageError(f"--output {options.output} must name a JSON file, such as bench.json")
     root = str(Path(options.root).expanduser())
     setting = Setting(options.config or _tutorial(), root, options.batch_size, options.steps, words)
     if options.against:
@@ -102,7 +102,7 @@ def _compare(name: str, setting: Setting, rounds: int) -> dict[str, Any]:
 
 def _train(setting: Setting, what: str, value: int, *flags: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """One run's figures, said and returned, and its report."""
-    report = fit(setting, *flags).report
+    report = fit(setting, *flags, "--resume=never").report
     run = {what: value} | {key: report[key] for key in ("test_accuracy", "train_seconds", "test_seconds")}
     seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
     print(f"{what.title()} {value}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)

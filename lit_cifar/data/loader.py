@@ -77,8 +77,8 @@ class BatchLoader:
         return -(-len(self._indices) // self.batch_size)
 
     def set_epoch(self, epoch: int, side: int | None = None) -> None:
-        """Chooses order, augmentation and the images' side in pixels of the next iteration."""
-        self.epoch, self.side = epoch, side
+        """Chooses order, augmentation and the images' side in pixels of the next iteration, from the front."""
+        self.epoch, self.side, self._first_batch = epoch, side, 0
 
     def images_in_batch(self, batch: int) -> int:
         """Number of images in a batch, over all processes together."""

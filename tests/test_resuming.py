@@ -1,0 +1,149 @@
+"""Schedules, accumulated gradients and validations, where a training ends and goes on."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Cli, Result
+from pytorch_lightning import Callback
+from running import differences
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+BATCHES = 14  # of four images in an epoch
+Fit = Callable[..., Result]
+
+
+@pytest.fixture
+def fit(cli: Cli, pictures: Path, tmp_path: Path) -> Fit:
+    """Trains the tutorial recipe in a folder of this name."""
+
+    def call(name: str, *flags: str, epochs: int = 2) -> Result:
+        data = ("--data.root", pictures, "--data.val_size=6", "--model.net.init_args.num_classes=3")
+        words = ("--trainer.log_every_n_steps=1", f"--trainer.default_root_dir={tmp_path / name}")
+        return cli("fit", *data, *words, f"--trainer.max_epochs={epochs}", "--resume=auto", *flags)
+
+    return call
+
+
+def run_folder(root: Path) -> Path:
+    return root / "lightning_logs" / "tutorial" / "version_0"
+
+
+def last(root: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(run_folder(root) / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
+def assert_same(tmp_path: Path) -> None:
+    """`whole` and `parts` ended with the same weights, momenta, rates and schedules."""
+    whole, parts = last(tmp_path / "whole"), last(tmp_path / "parts")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert differences(whole[part], parts[part]) == []
+
+
+def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Path) -> None:
+    words = ("=pytorch_lightning.cli.ReduceLROnPlateau", ".monitor=val/loss", ".mode=max", ".patience=0")
+    plateau = [f"--model.lr_scheduler{word}" for word in words]  # to which every epoch is worse
+    assert fit("whole", *plateau, epochs=4).code == 0
+    for epochs in (1, 2, 4):
+        assert fit("parts", *plateau, epochs=epochs).code == 0
+    assert last(tmp_path / "whole")["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-6)
+    assert_same(tmp_path)
+
+
+def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
+    falling = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.optimizer.lr=0.008")
+    for epochs in (2, 4):
+        assert fit("parts", *falling, epochs=epochs).code == 0
+    events = EventAccumulator(str(run_folder(tmp_path / "parts"))).Reload()
+    rates = [event.value for event in events.Scalars("lr")[::BATCHES]]
+    assert rates == pytest.approx([0.008, 0.004, 0.004, 0.002])
+
+
+def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_prolonged(fit: Fit) -> None:
+    cycle = (
+        "--model.lr_scheduler=OneCycleLR",
+        "--model.lr_scheduler.max_lr=0.01",
+        "--model.lr_scheduler_interval=step",
+    )
+    short = fit("parts", *cycle, "--model.lr_scheduler.total_steps=20")
+    assert short.code == 2
+    assert short.err == (
+        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 28;"
+        " set --model.lr_scheduler.init_args.total_steps 28\n"
+    )
+    first = fit("parts", *cycle, "--model.lr_scheduler.total_steps=20", "--trainer.max_steps=20")
+    assert (first.code, first.err) == (0, "")
+    longer = fit("parts", *cycle, "--model.lr_scheduler.total_steps=28")
+    assert longer.code == 2
+    assert longer.err == (
+        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 28; a training that was begun with"
+        " it can't be prolonged; begin anew without --ckpt_path and --resume\n"
+    )
+
+
+class Fails(Callback):
+    """Fails, or has the run stopped, at a batch of the first epoch."""
+
+    def __init__(self, batch: int, stop: bool = False) -> None:
+        self.batch, self.stop = batch, stop
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx + 1) == (0, self.batch):
+            if not self.stop:
+                raise RuntimeError("no more")
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+FAILS = ("--trainer.callbacks+=test_resuming.Fails", "--trainer.callbacks.batch")
+
+
+def test_a_checkpoint_waits_for_the_step_of_accumulated_gradients(fit: Fit, tmp_path: Path) -> None:
+    words = ("--trainer.accumulate_grad_batches=4", "--checkpoint_seconds=0")
+    assert fit("whole", *words, *FAILS, "99").code == 0
+    assert fit("parts", *words, *FAILS, "7").code == 1
+    assert last(tmp_path / "parts")["global_step"] == 1
+    assert fit("parts", *words, *FAILS, "99").code == 0
+    assert_same(tmp_path)
+
+
+def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp_path: Path) -> None:
+    every = ("--trainer.val_check_interval=1",)
+    stopped = fit("parts", *every, *FAILS, "3", "--trainer.callbacks.stop=true")
+    assert stopped.code == 143
+    assert "lit_cifar: stopped by SIGTERM; go on with --ckpt_path" in stopped.err
+    assert last(tmp_path / "parts")["global_step"] == 3
+    for name in ("parts", "whole"):
+        assert fit(name, *every).code == 0
+    assert_same(tmp_path)
+
+
+def test_best_goes_on_though_its_epoch_was_validated_before(fit: Fit) -> None:
+    twice = ("--trainer.val_check_interval=0.5", "--trainer.limit_train_batches=10")
+    assert fit("parts", *twice, epochs=1).code == 0
+    again = fit("parts", *twice, "--ckpt_path=best", epochs=3)
+    assert (again.code, again.err) == (0, "")
+    assert "Finished training: 3 epochs, 30 steps" in again.out
+
+
+def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None:
+    assert fit("alone", "--trainer.logger=false").code == 0
+    path = tmp_path / "alone" / "checkpoints" / "last.ckpt"
+    before = path.read_bytes()
+    assert fit("alone", "--resume=never", "--trainer.fast_dev_run=true").code == 0
+    assert path.read_bytes() == before
+
+
+def test_last_is_the_newest_of_real_and_drawn_runs_unless_the_data_are_named(fit: Fit, tmp_path: Path) -> None:
+    assert fit("both", "--trainer.max_steps=2", epochs=1).code == 0
+    real = run_folder(tmp_path / "both") / "checkpoints" / "last.ckpt"
+    os.utime(real, (1, 1))
+    drawn = ("--data.dataset=drawn", "--model.net.init_args.num_classes=10", "--trainer.limit_test_batches=1")
+    assert fit("both", *drawn, "--trainer.max_steps=2", epochs=1).code == 0
+    assert "its network is" in fit("both", "--data.dataset=auto", epochs=1).err
+    assert fit("both", "--data.dataset=real", epochs=1).code == 0
+    assert last(tmp_path / "both")["global_step"] == BATCHES
