@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from lit_cifar.data.augment import Augmentation
 from lit_cifar.data.download import MIRRORS
-from lit_cifar.data.images import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError
@@ -162,8 +161,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # as it should be
             return []
         _, validation = self.split()
-        images, labels, classes = self.images.train
-        return self._loader(ImageSet(images[validation], labels[validation], classes), self.eval_batch_size)
+        return self._loader(self.images.train, self.eval_batch_size, indices=validation)
 
     def test_dataloader(self) -> BatchLoader:
         """Batches of the test images, in their order."""
