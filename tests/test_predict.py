@@ -135,6 +135,7 @@ def test_a_table_fits_into_40_columns_and_in_a_pipe_each_file_keeps_its_line(
     name = "a long name of a [bold] picture " * 4 + "\x1b[31m.png"
     painted().save(name)
     shown = name.replace("\x1b", "?")
+    monkeypatch.delenv("COLUMNS", raising=False)
     lines = predict(name).out.splitlines()
     assert any(line.startswith(f"{shown}  ") for line in lines)
     monkeypatch.setenv("COLUMNS", "40")
