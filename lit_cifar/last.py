@@ -139,6 +139,9 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         assert self.path is not None
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.save()  # points that a killed run would lose, and the resumed one takes for written
         trainer.save_checkpoint(self.path)
         self._next = time.monotonic() + self.seconds
 
