@@ -73,14 +73,14 @@ def test_the_scalars_tab_shows_the_curves(report: tuple[str, Page]) -> None:
         card = page.locator("tf-scalar-card:visible").filter(has_text=f"tag: {group}/{name}")
         card.scroll_into_view_if_needed()
         expect(card.locator("svg").first).to_be_visible()
-        for _ in range(60):  # until it is drawn: its axis moves, and on a busy machine for seconds
+        for _ in range(60):  # until it is drawn, on a busy machine for seconds
             pixels = np.asarray(Image.open(io.BytesIO(card.screenshot())).convert("RGB")).astype(int)
             of_the_run = np.abs(pixels - (255, 112, 67)).max(2) < 25  # TensorBoard's orange
             across = np.flatnonzero(of_the_run.any(0))
-            if len(across) > 100:
+            if len(across) > 50:  # of 300 pixels: a loss of 1 to 1.3 lies above what TensorBoard shows
                 break
             page.wait_for_timeout(500)
-        assert len(across) > 100, f"{group}/{name} has no curve"
+        assert len(across) > 50, f"{group}/{name} has no curve"
 
 
 def test_the_images_tab_shows_confusion_matrix_and_image_grids(report: tuple[str, Page]) -> None:
