@@ -238,6 +238,20 @@ def describe(model: "LitClassifier", data: "CIFAR10DataModule") -> dict[str, Any
     } | {key: getattr(model, key) for key in EVALUATION}
 
 
+def check_classes(card: dict[str, Any], data: "CIFAR10DataModule") -> None:
+    """Refuses images of other classes than the network knows, or in another order.
+
+    Raises:
+        UsageError: so they are.
+    """
+    known = tuple(card["classes"])
+    if known != data.classes:
+        raise UsageError(
+            f"The network knows the classes {', '.join(known)}, and the images of {data.title} are of"
+            f" {', '.join(data.classes)}; name other images with --data.root, or another --ckpt_path"
+        )
+
+
 def check_resumable(card: dict[str, Any], path: Path, model: "LitClassifier", data: "CIFAR10DataModule") -> None:
     """Refuses to go on from a checkpoint with anything that would make it another training.
 

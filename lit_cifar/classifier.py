@@ -21,6 +21,7 @@ from lit_cifar.calibrated import begin_epoch, calibrate
 from lit_cifar.checkpoint import (
     KEY,
     build_net,
+    check_classes,
     check_net,
     class_and_arguments,
     describe,
@@ -151,17 +152,13 @@ class LitClassifier(EvaluatedModule):
         self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
         finders = (LearningRateFinder, BatchSizeFinder)
         self.only_tried = stage == "fit" and any(isinstance(callback, finders) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        if self.compiled:
-            from lit_cifar.compiled import compile_net, eagerly  # imports torch's compiler: 1 s
-
-            with eagerly():
-                check(self, self.datamodule)
-        else:
-            check(self, self.datamodule)
+        check(self, self.datamodule)
         if stage == "fit" and not self.calibrated:
             calibrate(self.net, self.datamodule)
             self.calibrated = True
         if stage == "fit" and self.compiled:
+            from lit_cifar.compiled import compile_net  # imports torch's compiler: 1 s
+
             compile_net(self.net, self.trainer.strategy.root_device)  # to which the net is moved later
         self.begin_metrics()
 
@@ -292,17 +289,8 @@ class LitClassifier(EvaluatedModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the state of the run that wrote the checkpoint.
-
-        Raises:
-            UsageError: it knows other classes than the data have, or in another order.
-        """
-        known = tuple(checkpoint[KEY]["classes"])
-        if known != self.datamodule.classes:
-            raise UsageError(
-                f"The network knows the classes {', '.join(known)}, and the images of {self.datamodule.title} are of"
-                f" {', '.join(self.datamodule.classes)}; name other images with --data.root, or another --ckpt_path"
-            )
+        """Takes up the state of the run that wrote the checkpoint."""
+        check_classes(checkpoint[KEY], self.datamodule)
         self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights; another may be measured with
         weights = checkpoint["state_dict"]

@@ -1,7 +1,6 @@
 """torch.compile for a network, with a sentence for people where the machine can't."""
 
 import logging
-from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
@@ -26,12 +25,6 @@ def compile_net(net: nn.Module, device: torch.device) -> None:
             " install a C++ compiler (CPU) or Triton (CUDA), or leave it out"
         ) from error
     net.compile()
-
-
-def eagerly() -> AbstractContextManager[None]:
-    """Within it, a compiled network runs as it is written, such as on another device than it is compiled for."""
-    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
-    return stance
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,7 +22,10 @@ def check(model: "LitClassifier", data: "CIFAR10DataModule") -> None:
     Raises:
         UsageError: they can't do with these data, or with each other.
     """
-    outputs, classes = tried(model.net, model.loss, [side for _, side in model.sides]), len(data.classes)
+    # After fit, a compiled net is on the CPU, for which it is not compiled
+    with torch.compiler.set_stance("force_eager") if model.compiled else nullcontext():
+        outputs = tried(model.net, model.loss, [side for _, side in model.sides])
+    classes = len(data.classes)
     if outputs != classes:
         have = "have" if data.images.kind == "drawn" else "has"
         raise UsageError(
