@@ -15,6 +15,7 @@ from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from lit_cifar.best import BestCheckpoint
 from lit_cifar.checkpoint import KEY, RUNS, check_resumable, default_net, evaluation_settings, read_checkpoint
@@ -215,7 +216,10 @@ class LitCLI(LightningCLI):
                 self._best = BestCheckpoint()
                 callbacks.append(self._best)
             callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, of which it tells
-        return lean(super().instantiate_trainer(callbacks=callbacks, **kwargs))
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # the report would be of its child
+            raise UsageError(f"--trainer.strategy {config.trainer.strategy} is for notebooks; take ddp")
+        return lean(trainer)
 
     def _with_finders(self, callbacks: list[Callback]) -> list[Callback]:
         """Lightning's finders before a training; a training that goes on, or a test, has no use for them."""

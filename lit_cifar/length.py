@@ -4,7 +4,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from lit_cifar.errors import UsageError
 from lit_cifar.optim import LinearToZero
@@ -16,6 +16,11 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
     Raises:
         UsageError: nobody knows how long the training is, or it is longer than the schedule.
     """
+    if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
+        raise UsageError(
+            "--model.lr_scheduler ReduceLROnPlateau goes by the validation, which there is once an epoch;"
+            " leave --model.lr_scheduler_interval at epoch"
+        )
     require_room(scheduler, interval, trainer)
     length = _steps(trainer) if interval == "step" else _epochs(trainer)
     if isinstance(scheduler, LinearToZero) and scheduler.total_steps is None:

@@ -94,9 +94,8 @@ class LeanEpochLoop(_TrainingEpochLoop):
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
         """Validates, and lets ReduceLROnPlateau see it here, since last.ckpt is written before Lightning would."""
-        unseen = self._skip_next_val  # a validation that was before the checkpoint
         super().on_advance_end(data_fetcher)
-        if self._num_ready_batches_reached() and not unseen:
+        if self._num_ready_batches_reached():
             super().update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 
-from lit_cifar.errors import UserError
+from lit_cifar.errors import UsageError, UserError
 
 SECONDS = 3.0  # a killed process is gone within milliseconds; a broken connection may be noticed before that
 
@@ -27,6 +27,8 @@ def naming_lost_ranks(trainer: Trainer) -> Iterator[None]:
     try:
         yield
     except (UserError, OSError) as error:
+        if isinstance(error, UsageError):
+            error.on_every_rank = True  # all have the same values
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _SubprocessScriptLauncher) and not getattr(error, "on_every_rank", False):
             for process in launcher.procs:

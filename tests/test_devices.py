@@ -6,7 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-from running import DRAWN, RUN, differences, largest_relative_difference, last_checkpoint, run, tensorboard_curves
+from running import (
+    DRAWN,
+    RUN,
+    differences,
+    largest_relative_difference,
+    last_checkpoint,
+    run,
+    start,
+    tensorboard_curves,
+)
 
 RECIPES = Path(__file__).parent.parent / "configs"
 
@@ -18,6 +27,21 @@ def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
     short = ["\tIn Model: input size [5, 5] output size [5, 2]"] * 2
     short.append("Outside: input size [10, 5] output size [10, 2]")
     assert [line for line in lines if "size" in line] == full * 3 + short
+
+
+def test_a_mistake_that_every_device_sees_is_told_once() -> None:
+    endless = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--trainer.max_epochs=-1")
+    process = start(*DRAWN, "--trainer.devices=2", *endless)
+    _, err = process.communicate(timeout=500)
+    assert process.returncode == 2
+    assert err.count("LinearToZero needs to know how long the training is") == 1
+    assert err.count("lit_cifar:") == 1
+
+
+def test_processes_that_are_forked_are_refused() -> None:
+    process = start(*DRAWN, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
+    _, err = process.communicate(timeout=500)
+    assert (process.returncode, err) == (2, "lit_cifar: --trainer.strategy ddp_fork is for notebooks; take ddp\n")
 
 
 def train(root: Path, devices: int, *words: str) -> None:

@@ -55,6 +55,16 @@ def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Pa
     assert_same(tmp_path)
 
 
+def test_a_plateau_is_not_asked_between_validations(fit: Fit) -> None:
+    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
+    refused = fit("parts", *plateau, "--model.lr_scheduler_interval=step")
+    assert refused.code == 2
+    assert refused.err == (
+        "lit_cifar: --model.lr_scheduler ReduceLROnPlateau goes by the validation, which there is once an epoch;"
+        " leave --model.lr_scheduler_interval at epoch\n"
+    )
+
+
 def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
     falling = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.optimizer.lr=0.008")
     for epochs in (2, 4):
@@ -122,10 +132,12 @@ def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp
     assert_same(tmp_path)
 
 
-def test_best_goes_on_though_its_epoch_was_validated_before(fit: Fit) -> None:
-    twice = ("--trainer.val_check_interval=0.5", "--trainer.limit_train_batches=10")
-    assert fit("parts", *twice, epochs=1).code == 0
-    again = fit("parts", *twice, "--ckpt_path=best", epochs=3)
+@pytest.mark.parametrize("interval", [0.5, 1.0])
+def test_best_goes_on_though_its_epoch_was_validated_before(fit: Fit, interval: float) -> None:
+    words = [f"--trainer.val_check_interval={interval}", "--trainer.limit_train_batches=10"]
+    words += ["--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss"]
+    assert fit("parts", *words, epochs=1).code == 0
+    again = fit("parts", *words, "--ckpt_path=best", epochs=3)
     assert (again.code, again.err) == (0, "")
     assert "Finished training: 3 epochs, 30 steps" in again.out
 
