@@ -22,6 +22,9 @@ def main() -> None:
     """
     streams.make_usable()
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler tells its stages, and that there is no GPU
+    # Turns that gcc's OpenMP threads spin while they wait: as fast as its own 300,000, but where two runs share two
+    # cores, an epoch at batch 64 took 5 s, not up to 27
+    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
         from lit_cifar.cli import run

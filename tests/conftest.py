@@ -1,6 +1,7 @@
 """A small folder of pictures, and the command line called as a user calls it, in this process."""
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from PIL import Image
+
+# Before torch: tests run beside each other, and threads that spin while they wait would take each other's time
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from lit_cifar.__main__ import main
 from lit_cifar.cli import run
