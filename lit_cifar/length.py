@@ -14,7 +14,8 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
     """Tells a schedule that falls to zero how long the training is, and refuses one that ends before it.
 
     Raises:
-        UsageError: nobody knows how long the training is, or it is longer than the schedule.
+        UsageError: nobody knows how long the training is, or it is longer than the schedule; or a
+            plateau is to be looked for at every step.
     """
     if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
         raise UsageError(

@@ -29,9 +29,9 @@ def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
     assert [line for line in lines if "size" in line] == full * 3 + short
 
 
-def test_a_mistake_that_every_device_sees_is_told_once() -> None:
+def test_a_mistake_that_every_device_sees_is_told_once(tmp_path: Path) -> None:
     endless = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--trainer.max_epochs=-1")
-    process = start(*DRAWN, "--trainer.devices=2", *endless)
+    process = start(*DRAWN, "--trainer.devices=2", "--trainer.default_root_dir", tmp_path, *endless)
     _, err = process.communicate(timeout=500)
     assert process.returncode == 2
     assert err.count("LinearToZero needs to know how long the training is") == 1
