@@ -56,7 +56,8 @@ def test_hundreds_of_epochs_take_no_more_of_anything_at_their_end(
     quarter = EPOCHS // 4
     assert len(watch.memory) == EPOCHS
     grown = median(watch.memory[-quarter:]) - median(watch.memory[quarter : 2 * quarter])
-    assert grown < 4 * 1024 * 1024  # the curves' points take 0.3 kB an epoch
+    # Points take 0.3 kB an epoch, and the allocator gives back 4 MB now and then; one batch kept an epoch were 37 MB
+    assert grown < 12 * 1024 * 1024
     assert median(watch.files[-quarter:]) <= median(watch.files[:quarter])  # a file may be open just then
     each = [b - a for a, b in zip(watch.seconds, watch.seconds[1:], strict=False)]
     assert median(each[-quarter:]) < 2 * median(each[1:quarter])
