@@ -1,7 +1,7 @@
 """CIFAR-10 in PyTorch Lightning: train, test and look, with one command.
 
-`from lit_cifar import CIFAR10DataModule, LitClassifier, lean`; each is imported when first used, so that a process that
-only decodes pictures or answers `--help` does not wait for torch.
+`from lit_cifar import CIFAR10DataModule, LitClassifier, lean`, and LitProgressBar; each is imported when first used, so
+that a process that only decodes pictures or answers `--help` does not wait for torch.
 """
 
 import warnings
@@ -12,13 +12,15 @@ if TYPE_CHECKING:
     from lit_cifar.classifier import LitClassifier
     from lit_cifar.data.datamodule import CIFAR10DataModule
     from lit_cifar.loop import lean
+    from lit_cifar.progress import LitProgressBar
 
 __version__ = "0.1.0"
-__all__ = ["CIFAR10DataModule", "LitClassifier", "__version__", "lean"]
+__all__ = ["CIFAR10DataModule", "LitClassifier", "LitProgressBar", "__version__", "lean"]
 
 _HOMES = {
     "CIFAR10DataModule": "lit_cifar.data.datamodule",
     "LitClassifier": "lit_cifar.classifier",
+    "LitProgressBar": "lit_cifar.progress",
     "lean": "lit_cifar.loop",
 }
 

@@ -69,6 +69,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"--ckpt_path {path} does not exist or is not a file; checkpoints lie in"
             " lightning_logs/*/version_*/checkpoints"
         )
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise UserError(f"--ckpt_path {path} can't be read ({error.strerror}); mend that, or name another") from error
     not_ours = f"--ckpt_path {path} is not a checkpoint of lit_cifar"
     if not is_zipfile(path):
         raise UsageError(f"{not_ours}, or only a part of one; name another, such as last.ckpt or best.ckpt of a run")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from pytorch_lightning.callbacks import BatchSizeFinder, LearningRateFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -175,6 +175,9 @@ class LitClassifier(EvaluatedModule):
 
     def on_train_start(self) -> None:
         """Starts the clock."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # see begin_epoch, below
+                callback.on_train_epoch_start(self.trainer)
         steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()

@@ -49,6 +49,8 @@ DRAWN_INSTEAD = (
     "LIT_CIFAR_DRAWN_INSTEAD"  # tells the processes that we start why the first one fell back on drawn images
 )
 
+HOME = r"^(--[\w.+]+=)?~(?=[/\\]|$)"  # most shells know a ~ at the beginning of a word alone
+
 
 def run(argv: list[str]) -> None:
     """Runs one command.
@@ -60,6 +62,7 @@ def run(argv: list[str]) -> None:
     for word in argv:
         if re.fullmatch(r"--[\w.]+=--", word):  # argparse takes it for an empty list
             raise UsageError(f"{word}: -- is no value; give it another")
+    argv = [re.sub(HOME, lambda found: f"{found[1] or ''}{Path.home()}", word) for word in argv]
     if argv and argv[0] in OWN_COMMANDS:
         import_module(f"lit_cifar.commands.{argv[0]}").main(argv[1:])
         return
@@ -101,7 +104,9 @@ class LitCLI(LightningCLI):
                 hold(self._checkpoint.parent)
             self._card = read_checkpoint(self._checkpoint)[KEY]
             self._net = default_net(self._card["net"], self._checkpoint, peeked.net, command == "fit")
-        elif command in ("validate", "test", "predict") and not {"-h", "--help", "--print_config"} & set(argv):
+        elif command in ("validate", "test", "predict") and not any(
+            word.split("=")[0] in ("-h", "--help", "--print_config") for word in argv
+        ):
             raise UsageError(f"{command} needs --ckpt_path: a path, or best or last for the newest run's")
         own_classes = not any("class_path" in (recipe.get("model") or {}) for recipe in recipes)
         super().__init__(
@@ -176,6 +181,8 @@ class LitCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.fast_precision and not self._precision_named:
             config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
+        if config.trainer.default_root_dir:
+            config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
         config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model and os.environ.get(DRAWN_INSTEAD):
             config.data.dataset = "drawn"
@@ -190,7 +197,8 @@ class LitCLI(LightningCLI):
         images = self.datamodule.images
         if images.why_drawn:
             os.environ[DRAWN_INSTEAD] = images.why_drawn
-            self.config[self.subcommand].data.dataset = "drawn"
+        # so that config.yaml repeats the run, or fails where its images are gone
+        self.config[self.subcommand].data.dataset = "drawn" if images.kind == "drawn" else "real"
         if self.subcommand != "fit" or not self._checkpoint:  # there `check_resumable` comes first
             check(self.model, self.datamodule)  # before anything is written
         if self.subcommand == "validate" and not self.datamodule.val_size:

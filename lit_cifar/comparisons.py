@@ -83,13 +83,17 @@ def run(command: list[str]) -> Finished:
     with tempfile.TemporaryFile(**text) as out, tempfile.TemporaryFile(**text) as err:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err)
-        if hasattr(os, "wait4"):
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-            memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
-        else:  # Windows does not tell
-            process.wait()
-            memory = math.nan
+        try:
+            if hasattr(os, "wait4"):
+                _, status, usage = os.wait4(process.pid, 0)
+                process.returncode = os.waitstatus_to_exitcode(status)
+                memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**20
+            else:  # Windows does not tell
+                process.wait()
+                memory = math.nan
+        except BaseException:  # Ctrl-C: it ends before its folder goes
+            _end(process)
+            raise
         seconds = time.perf_counter() - started
         out.seek(0)
         err.seek(0)
@@ -99,6 +103,16 @@ def run(command: list[str]) -> Finished:
             failure.exit_code = 2 if process.returncode == 2 else 1
             raise failure
         return Finished(out.read(), seconds, memory)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    """Gives a training the time to write its checkpoint."""
+    process.terminate()
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def fit(setting: Setting, *flags: str) -> Finished:

@@ -31,7 +31,7 @@ class LossWatch:
     """Looks at the sum of losses without making the device wait."""
 
     def __init__(self) -> None:
-        self._copied: tuple[Tensor, torch.Event] | None = None
+        self._copied: tuple[Tensor, torch.Event, int] | None = None
 
     def look(self, module: "LitClassifier", total: Tensor, step: int) -> None:
         """Ends the training on all devices where the sum of losses on one of them is not finite. Call it on all.
@@ -43,10 +43,10 @@ class LossWatch:
             total = total.clone()
             torch.distributed.all_reduce(total)
         if total.device.type == "cuda":
-            before, self._copied = self._copied, _copy(total)
+            before, self._copied = self._copied, (*_copy(total), step)
             if before is None:
                 return
-            total, event = before
+            total, event, step = before
             event.synchronize()  # a step that the device began 10 steps ago
         elif total.device.type != "cpu":
             return  # when it is logged
@@ -70,7 +70,8 @@ def require_finite_weights(module: "LitClassifier") -> None:
         DivergedError: they are not.
     """
     finite = all(bool(weight.isfinite().all()) for weight in module.net.parameters())
-    if not finite and module.trainer.training and not module.only_tried:
+    in_fit = module.trainer.training or module.trainer.validating
+    if not finite and in_fit and not module.only_tried:
         raise _diverged(module, f"the weights are not finite at step {module.trainer.global_step:,}")
 
 

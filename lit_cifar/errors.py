@@ -16,3 +16,8 @@ class UsageError(UserError):
     """The program was asked for something that it can't do (a flag, a value, a path): exit code 2."""
 
     exit_code = 2
+
+
+def reason(error: Exception) -> str:
+    """The first line of what an error of others' code says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":.")

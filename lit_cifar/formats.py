@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lit_cifar.checkpoint import build_net
-from lit_cifar.errors import UserError
+from lit_cifar.errors import UserError, reason
 from lit_cifar.standalone import Standalone
 
 CONFIG = "config.json"
@@ -34,11 +34,6 @@ class Format(NamedTuple):
     """Takes the network, what describes it (JSON), and the file."""
     open: Callable[[Path], Callable[[Tensor], Tensor]]
     """Gives what turns uint8 `[N, H, W, 3]` into probabilities `[N, C]`."""
-
-
-def reason(error: Exception) -> str:
-    """The first line of what an error says, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":.")
 
 
 def _write_onnx(network: Standalone, description: dict[str, Any], path: Path) -> None:

@@ -66,7 +66,8 @@ class FusedStep:
         return loss, counts
 
     def _record(self, images: Tensor, labels: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-        graph = make_fx(self._step)(images, labels, *self._weights)
+        with torch.random.fork_rng(devices=[]):  # recorded again after resuming, dropout must not lose its place
+            graph = make_fx(self._step)(images, labels, *self._weights)
         _drop_aliases(graph.graph)
         _replace_convolutions(graph.graph)
         graph.graph.set_codegen(CodeGen())  # in place of make_fx's, which packs and unpacks all arguments each time
@@ -86,7 +87,7 @@ class FusedStep:
 @torch.no_grad()
 def count(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """`[2]`: the sum of a batch's losses, and the number of right answers."""
-    return torch.stack((loss * len(labels), (logits.argmax(1) == labels).sum()))
+    return torch.stack((loss.float() * len(labels), (logits.argmax(1) == labels).sum()))
 
 
 def can_record(net: nn.Module) -> bool:

@@ -15,12 +15,18 @@ def fit_schedule(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
 
     Raises:
         UsageError: nobody knows how long the training is, or it is longer than the schedule; or a
-            plateau is to be looked for at every step.
+            plateau is to be looked for at every step, or without validation.
     """
     if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
         raise UsageError(
             "--model.lr_scheduler ReduceLROnPlateau goes by the validation, which there is once an epoch;"
             " leave --model.lr_scheduler_interval at epoch"
+        )
+    validates = trainer.datamodule.val_size and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1  # type: ignore[attr-defined]
+    if isinstance(scheduler, ReduceLROnPlateau) and not validates:
+        raise UsageError(
+            "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; hold images out with"
+            " --data.val_size, and leave --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1"
         )
     require_room(scheduler, interval, trainer)
     length = _steps(trainer) if interval == "step" else _epochs(trainer)

@@ -16,15 +16,10 @@ UNCHANGING = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  #
 
 
 def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
-    """The loggers asked for, after TensorBoard's: Lightning takes the folder of the first for the run's.
-
-    A TensorBoardLogger among them takes the place of ours.
-    """
+    """The loggers asked for, after ours of TensorBoard: Lightning takes the folder of the first for the run's."""
     if asked is False:
         return []
-    loggers = [] if asked in (None, True) else [asked] if isinstance(asked, Logger) else list(asked)
-    theirs = [logger for logger in loggers if isinstance(logger, TensorBoardLogger)]
-    return [*(theirs or [ours]), *(logger for logger in loggers if logger not in theirs)]
+    return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
 
 
 def mlflow_run(loggers: Iterable[Any]) -> str | None:

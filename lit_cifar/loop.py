@@ -2,7 +2,7 @@
 
 Of Lightning's 0.5 ms a step, nine tenths go into moving a batch that is on its device already, collecting metrics that
 nobody logged, and calling hooks that do nothing. `lean` leaves them out where that changes nothing, and only there: a
-callback of yours that looks at batches, a subclass of LitClassifier, a profiler, each get Lightning's own loop.
+callback of yours that looks at batches or gradients, a subclass of LitClassifier, a profiler, each get Lightning's own.
 """
 
 from collections import OrderedDict
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
@@ -52,7 +53,7 @@ class LeanEpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: Trainer, min_steps: int | None, max_steps: int) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.automatic_optimization = DirectOptimization(trainer)
-        self._lean = False
+        self.is_lean = False
         self._callbacks: list[Callback] = []
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
@@ -60,20 +61,25 @@ class LeanEpochLoop(_TrainingEpochLoop):
         super().on_run_start(data_fetcher)
         trainer, module = self.trainer, self.trainer.lightning_module
         ours = type(module) is LitClassifier and type(trainer.datamodule) is CIFAR10DataModule
-        self._lean = (
+        self.is_lean = (
             ours
             and trainer.precision in PRECISIONS
             and isinstance(trainer.profiler, PassThroughProfiler)
-            and not any(_overrides(c, BATCH_HOOKS) for c in trainer.callbacks if type(c) not in OURS)
+            and not any(_overrides(c, BATCH_HOOKS + STEP_HOOKS) for c in trainer.callbacks if type(c) not in OURS)
         )
         self._callbacks = [c for c in trainer.callbacks if _overrides(c, BATCH_HOOKS)]
         if ours:
             watched = any(_overrides(c, STEP_HOOKS) for c in trainer.callbacks)
             module.direct_step = None if watched else _direct_step(module)
 
+    @property
+    def done(self) -> bool:
+        """As Lightning's, but a callback can't end the training before gathered gradients are used: none are saved."""
+        return super().done and not (self.trainer.should_stop and self._should_accumulate())
+
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Trains on one batch."""
-        if not self._lean or self.restarting:
+        if not self.is_lean or self.restarting:
             super().advance(data_fetcher)
             return
         batch, _, _ = next(data_fetcher)
@@ -134,7 +140,14 @@ class DirectOptimization(_AutomaticOptimization):
 
 
 def _overrides(callback: Callback, hooks: tuple[str, ...]) -> bool:
-    return any(getattr(type(callback), name) is not getattr(Callback, name) for name in hooks)
+    """Whether it has one of the hooks, in its class or, as LambdaCallback, on its own."""
+    if (
+        isinstance(callback, ModelCheckpoint)
+        and callback._every_n_train_steps < 1
+        and not callback._train_time_interval
+    ):
+        hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # it does nothing there
+    return any(getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name) for name in hooks)
 
 
 def _direct_step(module: LitClassifier) -> FusedStep | SlicedStep | None:

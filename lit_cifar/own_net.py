@@ -5,8 +5,7 @@ from pathlib import Path
 from torch import nn
 
 from lit_cifar.checkpoint import KEY, build_net, read_checkpoint
-from lit_cifar.errors import UsageError
-from lit_cifar.formats import reason
+from lit_cifar.errors import UsageError, reason
 
 
 def own_net(class_path: str, checkpoint: Path) -> nn.Module:

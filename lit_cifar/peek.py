@@ -50,7 +50,7 @@ def fill_in(peeked: argparse.Namespace, recipes: Sequence[dict[str, Any]]) -> No
     data = {key: value for recipe in recipes for key, value in (recipe.get("data") or {}).items()}
     peeked.dataset = peeked.dataset or data.get("dataset")
     peeked.precision = peeked.precision or _text(trainer.get("precision"))
-    peeked.default_root_dir = str(peeked.default_root_dir or trainer.get("default_root_dir") or ".")
+    peeked.default_root_dir = Path(peeked.default_root_dir or trainer.get("default_root_dir") or ".").expanduser()
 
 
 def _text(value: Any) -> str | None:
@@ -63,7 +63,7 @@ def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Path |
     Raises:
         UsageError: there is none.
     """
-    path, root, recipe = peeked.ckpt_path or None, Path(peeked.default_root_dir), peeked.recipe_name
+    path, root, recipe = peeked.ckpt_path or None, peeked.default_root_dir, peeked.recipe_name
     name = "last" if path is None and command == "fit" and peeked.resume == "auto" else path
     if name not in ("last", "best"):
         return Path(path) if path else None

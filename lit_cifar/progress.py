@@ -27,7 +27,7 @@ class LitProgressBar(ProgressBar):
         self._console = Console()
         self._enabled = True
         self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._tasks: list[TaskID] = []
         self._next = 0.0
 
     def disable(self) -> None:
@@ -39,7 +39,10 @@ class LitProgressBar(ProgressBar):
         self._enabled = self._trainer is None or self._trainer.is_global_zero
 
     def _begin(self, description: str, total: float) -> None:
-        if self._enabled and self._console.is_terminal:
+        """A bar, below that of the epoch where one is shown."""
+        if not self._enabled or not self._console.is_terminal:
+            return
+        if self._progress is None:
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
@@ -51,19 +54,19 @@ class LitProgressBar(ProgressBar):
                 transient=True,
                 auto_refresh=False,
             )
-            known = None if total == float("inf") else total
             self._progress.start()
-            self._task = self._progress.add_task(description, total=known, loss="", rate="")
+        known = None if total == float("inf") else total
+        self._tasks.append(self._progress.add_task(description, total=known, loss="", rate=""))
 
-    def _move(self, done: int, module: LightningModule | None = None, last: bool = False) -> None:
+    def _move(self, done: int, module: LightningModule | None = None) -> None:
         now = time.monotonic()
-        if self._progress is None or self._task is None or (now < self._next and not last):
+        if self._progress is None or now < self._next:
             return
         self._next = now + SECONDS
         curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
-        speed = self._progress.tasks[self._task].speed
+        speed = self._progress.tasks[-1].speed
         self._progress.update(
-            self._task,
+            self._tasks[-1],
             completed=done,
             loss=f"loss {curve[-1][1]:.3f}" if curve else "",
             rate=f"{speed:,.0f} steps/s" if speed else "",
@@ -72,8 +75,15 @@ class LitProgressBar(ProgressBar):
 
     def _end(self) -> None:
         if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+            self._progress.remove_task(self._tasks.pop())
+            if not self._tasks:
+                self._progress.stop()
+                self._progress = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins the bar of an epoch that is resumed in its middle, to which Lightning calls no start."""
+        if trainer.fit_loop.restarted_mid_epoch:
+            self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins the bar of an epoch."""
@@ -112,14 +122,23 @@ class LitProgressBar(ProgressBar):
         self._end()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Takes the bar away, so that the message stands alone."""
-        self._end()
+        """Takes the bars away, so that the message stands alone."""
+        while self._tasks:
+            self._end()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins the bar of a validation."""
+        self._begin("Validating", sum(trainer.num_val_batches))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins the bar of the test."""
         self._begin("Testing", sum(trainer.num_test_batches))
 
-    def on_test_batch_end(
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins the bar of a prediction."""
+        self._begin("Predicting", sum(trainer.num_predict_batches))
+
+    def on_validation_batch_end(
         self,
         trainer: Trainer,
         pl_module: LightningModule,
@@ -131,6 +150,9 @@ class LitProgressBar(ProgressBar):
         """Moves the bar on."""
         self._move(batch_idx + 1)
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the bar away."""
         self._end()
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+    on_test_end = on_predict_end = on_validation_end

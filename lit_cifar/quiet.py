@@ -11,6 +11,7 @@ UNACTIONABLE = (
     r"It is recommended to use `self.log\('(val|test|step)",  # torchmetrics has already summed over the devices
     r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
+    r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",  # LitClassifier is made for it
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` has no use for them
 )
 

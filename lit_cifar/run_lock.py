@@ -3,12 +3,14 @@
 Who writes a last.ckpt holds a lock beside it; the lock is the system's, so that a killed process leaves none behind.
 """
 
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from pytorch_lightning.utilities import rank_zero_only
 
 from lit_cifar.errors import UserError
+from lit_cifar.whole import PARTS
 
 LOCK = ".lock"
 SECONDS = 3  # a run that was just told to end is given these
@@ -36,6 +38,8 @@ def hold(folder: Path) -> None:
     except (OSError, NotImplementedError):  # read-only, full, or a file system without locks: go on without
         return
     _held[folder] = lock
+    for part in folder.glob(PARTS):  # of a run that was killed while it wrote a checkpoint
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def release() -> None:

@@ -21,7 +21,7 @@ Guesses = list[tuple[str, float]]
 
 
 def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+    return Console(soft_wrap=True, highlight=False, emoji=False)  # a class may be called :car:
 
 
 def percent(fraction: float) -> str:
@@ -53,7 +53,7 @@ def print_start(data: str, net: str, device: str) -> None:
 def print_drawn_box(images: Images) -> None:
     """Where `auto` fell back on drawn images: a box that nobody can miss."""
     if images.why_drawn:
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         text = (
             "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
             f" CIFAR-10.\n\nWhy: {escape(images.why_drawn)}"
@@ -77,7 +77,7 @@ def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[s
     """Prints the accuracy on all images, and a table of the classes."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cifar import evaluation
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, reason
 
 if TYPE_CHECKING:
     from lit_cifar.classifier import LitClassifier
@@ -53,7 +53,7 @@ def tried(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], sides: Seque
             except (RuntimeError, TypeError, ValueError) as error:
                 raise UsageError(
                     f"{flag}: the network {name} can't take images of {side} × {side} pixels"
-                    f" ({_reason(error)}); choose another"
+                    f" ({reason(error)}); choose another"
                 ) from error
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -67,11 +67,7 @@ def tried(net: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], sides: Seque
             warnings.simplefilter("ignore")  # of sizes that do not fit, which the loss may only warn of
             value = loss(logits.float().expand(classes + 1, -1), labels)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise UsageError(f"--model.loss can't take logits [N, C] and labels [N] ({_reason(error)})") from error
+        raise UsageError(f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})") from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("--model.loss must give one number, the mean loss of a batch")
     return classes
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -71,6 +71,9 @@ def _check_trainer(trainer: Any) -> None:
             value = trainer[name]
             if isinstance(value, int | float) and value < least:
                 raise UsageError(f"--trainer.{name} {value} must be {least} or more")
+    for name in ("limit_test_batches", "limit_predict_batches"):
+        if trainer[name] == 0:
+            raise UsageError(f"--trainer.{name} {trainer[name]} leaves nothing to measure; take 1 or more, or a share")
     if trainer.val_check_interval == 0:
         raise UsageError(f"--trainer.val_check_interval {trainer.val_check_interval} must be above 0")
     try:

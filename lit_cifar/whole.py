@@ -15,6 +15,7 @@ from lit_cifar.errors import UserError
 
 RUNS = "--trainer.default_root_dir"
 FULL = {errno.ENOSPC, errno.EDQUOT}
+PARTS = ".*.part"  # folders of what is not whole yet
 
 
 def write_whole(path: Path, content: str | bytes, flag: str = RUNS) -> Path:

@@ -76,6 +76,10 @@ def test_both_sides_are_measured_and_the_ratio_is_that_of_their_medians(
         (["--against=plain", "--rounds=0"], "--rounds 0 must be at least 1"),
         (["--against=fast"], "invalid choice: 'fast'"),
         (["--runs=1", "--trainer.max_epoch=1"], "there is no flag --trainer.max_epoch; did you mean"),
+        (
+            ["--against=help", "--model.compile=true"],
+            "--against help trains nothing, and has no use for --model.compile",
+        ),
         (["--runs=1", "--config=nowhere.yaml"], "--config nowhere.yaml does not exist"),
     ],
 )

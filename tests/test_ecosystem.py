@@ -58,6 +58,16 @@ def test_a_logger_stands_beside_tensorboard_and_the_run_resumes(fit: Any, tmp_pa
     assert not (tmp_path / RUN).with_name("version_1").exists()
 
 
+def test_a_tensorboard_logger_of_ones_own_stands_beside_ours(fit: Any, tmp_path: Path) -> None:
+    logger = ("--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={tmp_path / 'tb'}")
+    for epochs in (1, 2):
+        result = fit(*logger, "--resume=auto", epochs=epochs)
+        assert (result.code, result.err) == (0, "")
+    assert report(tmp_path)["steps"] == 28
+    assert [path.name for path in (tmp_path / RUN).parent.iterdir()] == ["version_0"]
+    assert len(list(tmp_path.glob("tb/**/events.*"))) == 2
+
+
 def test_a_logger_without_a_needed_argument_is_told_in_a_sentence(fit: Any) -> None:
     result = fit("--trainer.logger=CSVLogger")
     assert result.code == 2

@@ -137,8 +137,8 @@ def test_without_the_extra_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [
-        (["--format=tflite"], 2, "invalid choice: 'tflite' (choose from"),
-        (["--fromat=onnx"], 2, "export has no flag or argument --fromat=onnx"),
+        (["--format=tflite"], 2, "--format: tflite is not a valid value; it takes 'onnx', 'torch', 'safetensors'"),
+        (["--fromat=onnx"], 2, "there is no flag --fromat; did you mean --format?"),
         (["--ckpt_path=gone.ckpt"], 2, "--ckpt_path gone.ckpt does not exist"),
         (
             ["--ckpt_path=best"],

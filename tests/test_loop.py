@@ -9,13 +9,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import paint_pictures
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from running import differences
 
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.fused import FusedStep
-from lit_cifar.loop import lean
+from lit_cifar.loop import LeanEpochLoop, lean
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.sliced import SlicedStep
 
@@ -47,11 +47,10 @@ def train_on(
         log_every_n_steps=10,
         callbacks=list(callbacks),
         logger=False,
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
-        **options,
+        **{"enable_checkpointing": False} | options,
     )
     data = CIFAR10DataModule(str(root), batch_size=batch_size, val_size=6, flip=True)
     (lean(trainer) if fast else trainer).fit(module, datamodule=data)
@@ -132,6 +131,52 @@ def test_a_callback_that_looks_at_gradients_gets_lightnings_own_step(train: Trai
     assert len(gradients.norms) == STEPS
     assert min(gradients.norms) > 0
     assert furthest(watched, train(False)[1]) == 0
+
+
+def test_hooks_of_a_lambda_callback_are_called(train: Train) -> None:
+    called = dict.fromkeys(("on_train_batch_start", "on_after_backward", "on_train_batch_end"), 0)
+
+    def count(name: str, *_: Any) -> None:
+        called[name] += 1
+
+    train(True, LambdaCallback(**{name: partial(count, name) for name in called}))
+    assert set(called.values()) == {STEPS}
+
+
+class Norms(Callback):
+    """Logs the gradients' norm in each step."""
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        pl_module.log("norm", pl_module.net.conv1.weight.grad.norm())
+
+
+def test_what_a_callback_logs_of_gradients_is_logged(train: Train) -> None:
+    (fast, _), (slow, _) = train(True, Norms()), train(False, Norms())
+    assert fast.callback_metrics["norm"] == slow.callback_metrics["norm"] > 0
+
+
+def test_a_model_checkpoint_of_epochs_leaves_the_loop_lean(train: Train, tmp_path: Path) -> None:
+    every_epoch, every_batch = ModelCheckpoint(tmp_path / "a"), ModelCheckpoint(tmp_path / "b", every_n_train_steps=50)
+    for callback, is_lean in ((every_epoch, True), (every_batch, False)):
+        trainer, _ = train(True, callback, enable_checkpointing=True)
+        loop = trainer.fit_loop.epoch_loop
+        assert isinstance(loop, LeanEpochLoop)
+        assert loop.is_lean == is_lean
+    assert [len(list((tmp_path / name).iterdir())) for name in "ab"] == [1, 1]
+
+
+class Dropped(Net):
+    """Has dropout, and is recorded none the less."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.fc1 = torch.nn.Sequential(self.fc1, torch.nn.Dropout(0.5))  # type: ignore[assignment]
+
+
+def test_recording_draws_no_random_numbers(train: Train) -> None:
+    fast = train(True, net=Dropped)[1]
+    assert isinstance(fast.direct_step, FusedStep)
+    assert furthest(fast, train(False, net=Dropped)[1]) < 1e-4  # whose dropout drew the same
 
 
 class Unsure(Net):

@@ -174,6 +174,15 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(predict: Cli) ->
     assert not Path("nothing/predictions.csv").exists()
 
 
+def test_a_path_that_can_not_be_looked_at_is_named_and_the_others_predicted(predict: Cli) -> None:
+    painted().save("mine.png")
+    long = "a" * 300 + ".png"
+    result = predict("mine.png", long)
+    assert result.code == 1
+    assert f"{long} can't be read: File name too long\n" in result.err
+    assert list(rows()) == ["mine.png"]
+
+
 def test_its_own_contact_sheet_is_no_picture_of_yours(predict: Cli) -> None:
     painted().save("mine.png")
     for _ in range(2):

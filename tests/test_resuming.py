@@ -4,10 +4,11 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
+import yaml
 from conftest import Cli, Result
 from pytorch_lightning import Callback
 from running import differences
@@ -65,6 +66,18 @@ def test_a_plateau_is_not_asked_between_validations(fit: Fit) -> None:
     )
 
 
+@pytest.mark.parametrize("flag", ["--data.val_size=0", "--trainer.check_val_every_n_epoch=2"])
+def test_a_plateau_needs_the_validation_of_every_epoch(fit: Fit, tmp_path: Path, flag: str) -> None:
+    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
+    refused = fit("parts", *plateau, flag)
+    assert refused.code == 2
+    assert refused.err == (
+        "lit_cifar: --model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; hold images out with"
+        " --data.val_size, and leave --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1\n"
+    )
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
     falling = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.optimizer.lr=0.008")
     for epochs in (2, 4):
@@ -97,16 +110,19 @@ def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_prolonge
 
 
 class Fails(Callback):
-    """Fails, or has the run stopped, at a batch of the first epoch."""
+    """Fails, has the run stopped, or ends it, at a batch of the first epoch."""
 
-    def __init__(self, batch: int, stop: bool = False) -> None:
-        self.batch, self.stop = batch, stop
+    def __init__(self, batch: int, how: Literal["error", "signal", "end"] = "error") -> None:
+        self.batch, self.how = batch, how
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (trainer.current_epoch, batch_idx + 1) == (0, self.batch):
-            if not self.stop:
+            if self.how == "error":
                 raise RuntimeError("no more")
-            os.kill(os.getpid(), signal.SIGTERM)
+            if self.how == "signal":
+                os.kill(os.getpid(), signal.SIGTERM)
+            else:
+                trainer.should_stop = True
 
 
 FAILS = ("--trainer.callbacks+=test_resuming.Fails", "--trainer.callbacks.batch")
@@ -121,9 +137,27 @@ def test_a_checkpoint_waits_for_the_step_of_accumulated_gradients(fit: Fit, tmp_
     assert_same(tmp_path)
 
 
+def test_a_callback_ends_a_training_after_the_step_of_accumulated_gradients(fit: Fit, tmp_path: Path) -> None:
+    words = ("--trainer.accumulate_grad_batches=4",)
+    assert fit("whole", *words).code == 0
+    ended = fit("parts", *words, *FAILS, "6", "--trainer.callbacks.how=end")
+    assert "2 steps in" in ended.out  # of 8 batches
+    assert fit("parts", *words).code == 0
+    assert_same(tmp_path)
+
+
+def test_gradients_are_accumulated_as_scheduled_where_an_epoch_goes_on(fit: Fit, tmp_path: Path) -> None:
+    words = ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 4}")
+    assert fit("whole", *words).code == 0
+    assert fit("parts", *words, "--trainer.max_steps=2").code == 0
+    assert fit("parts", *words).code == 0
+    assert last(tmp_path / "parts")["global_step"] == 8
+    assert_same(tmp_path)
+
+
 def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp_path: Path) -> None:
     every = ("--trainer.val_check_interval=1",)
-    stopped = fit("parts", *every, *FAILS, "3", "--trainer.callbacks.stop=true")
+    stopped = fit("parts", *every, *FAILS, "3", "--trainer.callbacks.how=signal")
     assert stopped.code == 143
     assert "lit_cifar: stopped by SIGTERM; go on with --ckpt_path" in stopped.err
     assert last(tmp_path / "parts")["global_step"] == 3
@@ -148,6 +182,38 @@ def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None
     before = path.read_bytes()
     assert fit("alone", "--resume=never", "--trainer.fast_dev_run=true").code == 0
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("in_recipe", [False, True])
+def test_a_tilde_is_the_home_wherever_it_stands(
+    cli: Cli, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_recipe: bool
+) -> None:
+    recipe = tmp_path / "tutorial.yaml"
+    content = yaml.safe_load((Path(__file__).parents[1] / "configs" / "tutorial.yaml").read_text())
+    if in_recipe:
+        content["trainer"]["default_root_dir"] = "~/runs"
+    recipe.write_text(yaml.safe_dump(content))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    root = () if in_recipe else ("--trainer.default_root_dir=~/runs",)
+    data = (f"--config={recipe}", "--data.root=~/pictures", "--data.val_size=6", "--model.net.num_classes=3")
+    for epochs in (1, 2):
+        result = cli("fit", *data, *root, f"--trainer.max_epochs={epochs}", "--resume=auto")
+        assert (result.code, result.err) == (0, "")
+    assert last(tmp_path / "runs")["global_step"] == 2 * BATCHES
+    assert [path.name for path in run_folder(tmp_path / "runs").parent.iterdir()] == ["version_0"]
+    assert cli("test", "--ckpt_path=last", "--trainer.default_root_dir=~/runs", "--data.root=~/pictures").code == 0
+    assert not Path("~").exists()
+
+
+def test_what_a_kill_left_of_a_checkpoint_goes_when_the_run_goes_on(fit: Fit, tmp_path: Path) -> None:
+    assert fit("parts", epochs=1).code == 0
+    part = run_folder(tmp_path / "parts") / "checkpoints" / ".last.ckpt.1.part"
+    part.mkdir()
+    (part / "last.ckpt").write_bytes(b"half")
+    assert fit("parts").code == 0
+    assert not part.exists()
 
 
 def test_last_is_the_newest_of_real_and_drawn_runs_unless_the_data_are_named(fit: Fit, tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_show_takes_the_augmentation_of_a_recipe(cli: Cli, pictures: Path, tmp_p
     assert "The recipe augments nothing" not in result.out
 
 
+def test_show_takes_the_seed_of_a_recipe(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    grids = []
+    for seed in (0, 7, 7):
+        recipe = tmp_path / "recipe.yaml"
+        recipe.write_text(f"seed_everything: {seed}\ndata: {{root: {pictures}, val_size: 6}}\n")
+        assert cli("show", "--config", recipe, "--output", tmp_path / "a.png").code == 0
+        grids.append((tmp_path / "a.png").read_bytes())
+    assert grids[0] != grids[1] == grids[2]
+
+
 def test_too_many_images_are_refused(cli: Cli, pictures: Path) -> None:
     result = cli("show", "--data.root", pictures, "--data.val_size=6", "--count=65")
     assert result.code == 2
@@ -56,6 +66,9 @@ def test_a_folder_is_no_file_to_write_and_a_terminal_obeys_no_class(cli: Cli, pi
     refused = cli("show", *words, tmp_path)
     assert refused.code == 2
     assert refused.err == f"lit_cifar: --output {tmp_path} is a folder; name a file in it, such as show.png\n"
+    other = cli("show", *words, tmp_path / "show.jpg")
+    assert other.code == 2
+    assert "show.jpg must end in .png, for that is what is written" in other.err
     shown = cli("show", *words, tmp_path / "show.png")
     assert "b?[2J" in shown.out
     assert "\x1b" not in shown.out

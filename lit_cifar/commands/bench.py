@@ -8,6 +8,8 @@ machine meets both.
 import argparse
 import json
 import math
+import signal
+import sys
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -18,7 +20,9 @@ from lit_cifar.errors import UsageError
 from lit_cifar.whole import write_whole
 
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
-"""Student's t for the middle 95 %, by degrees of freedom from 1; 2.0 is near enough for more."""
+"""Student's t for the middle 95 %, by degrees of freedom from 1; `_t_95` knows more."""
+
+WITHOUT_FIT = ("loader", "pictures", "help")
 
 
 def main(argv: list[str]) -> None:
@@ -56,8 +60,12 @@ def main(argv: list[str]) -> None:
         )
     if options.output.is_dir() or options.output.suffix == ".png":
         raise UsageError(f"--output {options.output} must name a JSON file, such as bench.json")
-    root = str(Path(options.root).expanduser())
-    setting = Setting(options.config or _tutorial(), root, options.batch_size, options.steps, words)
+    if words and options.against in WITHOUT_FIT:
+        raise UsageError(
+            f"bench --against {options.against} trains nothing, and has no use for {words[0]}; leave it out"
+        )
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so the training ends too
+    setting = Setting(options.config or _tutorial(), options.root, options.batch_size, options.steps, words)
     if options.against:
         found = _compare(options.against, setting, options.rounds)
     elif options.runs:
@@ -137,10 +145,14 @@ def _repeat(setting: Setting, count: int) -> dict[str, Any]:
     print(f"Mean of {tables.plural(count, 'run')}: {mean * 100:.2f} % in {tables.duration(mean_seconds)}")
     if count > 1:
         spread = stdev(accuracies)
-        half = (T_95[count - 2] if count - 2 < len(T_95) else 2.0) * spread / math.sqrt(count)
+        half = _t_95(count - 1) * spread / math.sqrt(count)
         found |= {"standard_deviation": spread, "interval_95": [mean - half, mean + half]}
         print(f"Standard deviation {spread * 100:.2f} %; 95 % interval of the mean: ± {half * 100:.2f} %")
     return found
+
+
+def _t_95(freedom: int) -> float:
+    return T_95[freedom - 1] if freedom <= len(T_95) else 1.96 + 2.5 / freedom  # within 0.002
 
 
 def _figure(value: float) -> str:

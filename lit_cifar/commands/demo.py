@@ -50,7 +50,7 @@ def main(argv: list[str]) -> None:
     path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
     net = config.model.net and own_net(config.model.net, path)
     classifier = LitClassifier.load_from_checkpoint(path, net)
-    images, note = _test_images(Path(config.data.root).expanduser(), path, classifier.classes)
+    images, note = _test_images(Path(config.data.root), path, classifier.classes)
     gallery = None
     if images is not None:
         test = images.test

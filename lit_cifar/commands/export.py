@@ -4,7 +4,6 @@ Before the file takes its name it is run on 1,000 images: it must predict the sa
 and probabilities within 10⁻⁴ of it.
 """
 
-import argparse
 import json
 import platform
 import sys
@@ -12,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich.console import Console
@@ -22,10 +21,11 @@ from lit_cifar.checkpoint import KEY, read_checkpoint
 from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.drawn import draw
 from lit_cifar.data.sources import holds_images, open_images
-from lit_cifar.errors import UsageError, UserError
-from lit_cifar.formats import CONFIG, FORMATS, Format, reason
+from lit_cifar.errors import UsageError, UserError, reason
+from lit_cifar.formats import CONFIG, FORMATS, Format
 from lit_cifar.newest import named_checkpoint
 from lit_cifar.own_net import own_net
+from lit_cifar.parser import Parser
 from lit_cifar.report import PACKAGES
 from lit_cifar.standalone import Standalone
 from lit_cifar.whole import whole
@@ -36,31 +36,26 @@ LIMIT = 1e-4  # to which a probability must agree: other kernels round otherwise
 
 def main(argv: list[str]) -> None:
     """Writes the file, checks it, and prints its size and how far its probabilities are off."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m lit_cifar export",
         description="Write a trained network, with its preprocessing, to a file that runs elsewhere.",
-        allow_abbrev=False,
-        exit_on_error=False,
     )
-    parser.add_argument("--ckpt_path", help="A path, or best or last of the newest run; by default its best.")
-    parser.add_argument("--format", choices=FORMATS, default="onnx", help="Kind of file (default onnx).")
-    parser.add_argument("--output", type=Path, help="File to write (default model with the format's suffix).")
-    parser.add_argument("--data.root", dest="root", type=Path, default=Path("data"), help="Where the test images are.")
-    parser.add_argument("--model.net", dest="net", help="Class path of the checkpoint's network, if it is your own.")
-    parser.add_argument("--trainer.default_root_dir", dest="runs", type=Path, default=Path(), help="Where runs are.")
-    try:
-        options, unknown = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UsageError(f"export: {error}") from error
-    if unknown:
-        raise UsageError(f"export has no flag or argument {unknown[0]}; --help lists all that there are")
-    kind = FORMATS[options.format]
-    output = options.output or Path(f"model{kind.suffix}")
-    _check_output(output, options.format, kind)
-    _check_packages(options.format, kind)
-    path = named_checkpoint(options.ckpt_path, options.runs.expanduser())
-    classifier, description = _load(path, options.net)
-    images, of_what = _some_images(options.root.expanduser(), description["dataset"])
+    parser.add_argument("--ckpt_path", type=str, help="A path, or best or last of the newest run; by default its best.")
+    parser.add_argument("--format", type=Literal["onnx", "torch", "safetensors"], default="onnx", help="Kind of file.")
+    parser.add_argument("--output", type=Path, help="File to write; by default model with the format's suffix.")
+    parser.add_argument("--data.root", type=Path, default=Path("data"), help="Folder with the test images.")
+    parser.add_argument("--model.net", type=str, help="Class path of your own network, where the checkpoint is of one.")
+    parser.add_argument(
+        "--trainer.default_root_dir", type=Path, default=Path(), help="Folder in which lightning_logs lies."
+    )
+    config = parser.parse_args(argv)
+    kind = FORMATS[config.format]
+    output = config.output or Path(f"model{kind.suffix}")
+    _check_output(output, config.format, kind)
+    _check_packages(config.format, kind)
+    path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    classifier, description = _load(path, config.model.net)
+    images, of_what = _some_images(config.data.root, description["dataset"])
     console = Console(file=sys.stderr)  # this one, for torch is kept from writing to it
 
     def busy(what: str) -> AbstractContextManager[Any]:

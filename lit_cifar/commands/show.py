@@ -33,6 +33,8 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"--count {config.count} must be between 1 and 64")
     if config.output.is_dir():
         raise UsageError(f"--output {config.output} is a folder; name a file in it, such as show.png")
+    if config.output.suffix.lower() != ".png":
+        raise UsageError(f"--output {config.output} must end in .png, for that is what is written")
     data: CIFAR10DataModule = parser.instantiate(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
@@ -52,9 +54,11 @@ def main(argv: list[str]) -> None:
 
 
 def _take_recipe(parser: Parser, argv: list[str]) -> None:
-    """Makes the recipe's `data` keys the defaults; its other keys do not matter here."""
+    """Makes the recipe's seed and `data` keys the defaults; its other keys do not matter here."""
     for path in peek(argv).config:
-        for key, value in (read_recipe(path).get("data") or {}).items():
+        recipe = read_recipe(path)
+        seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
+        for key, value in (seed | (recipe.get("data") or {})).items():
             try:
                 parser.set_defaults({f"data.{key}": value})
             except (KeyError, TypeError, ValueError) as error:

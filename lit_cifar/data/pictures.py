@@ -54,7 +54,12 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
     unread: list[str] = []
     for word in words:
         paths = [Path(word)]
-        if not paths[0].exists():
+        try:
+            there = paths[0].exists()
+        except OSError as error:  # it lies in a folder of someone else's
+            unread.append(f"{word} can't be read: {error.strerror}")
+            continue
+        if not there:
             if not has_magic(word):
                 raise UsageError(f"{word} does not exist; name pictures, folders or patterns such as 'photos/*.jpg'")
             paths = [Path(match) for match in sorted(glob(word, recursive=True))]  # noqa: PTH207 (a pattern may be absolute)

@@ -33,6 +33,14 @@ def fit(cli: Cli, data: Path, root: Path, *words: str) -> Result:
     return cli(*FIT, f"--data.root={data}", f"--trainer.default_root_dir={root}", *words)
 
 
+def test_a_validation_keeps_no_weights_that_are_lost(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+    words = ("--model.optimizer.lr=1e25", "--trainer.val_check_interval=5", "--trainer.max_epochs=1")
+    result = fit(cli, pictures, tmp_path, *words)
+    assert result.code == 1
+    assert SENTENCE.fullmatch(result.err), result.err
+    assert not list(tmp_path.glob("lightning_logs/**/*.ckpt"))
+
+
 @pytest.mark.parametrize(
     "path",
     [

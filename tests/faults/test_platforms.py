@@ -6,10 +6,12 @@ import os
 import pty
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
@@ -194,15 +196,14 @@ def test_a_reader_that_goes_away_gets_no_traceback(tmp_path: Path) -> None:
     assert process.wait(60) != 0
 
 
-@pytest.mark.parametrize(("columns", "term"), [(40, "xterm"), (20, "xterm"), (0, "xterm"), (80, "dumb"), (80, "")])
-def test_a_terminal_of_any_width_and_kind_is_written_on(tmp_path: Path, columns: int, term: str) -> None:
-    paint_pictures(tmp_path / "pictures")
+def in_terminal(command: list[str], folder: Path, columns: int = 80, term: str = "xterm") -> str:
+    """What a command that must end well writes on a terminal."""
     terminal, inside = pty.openpty()
     fcntl.ioctl(inside, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {name: value for name, value in environment(TERM=term).items() if name not in ("COLUMNS", "LINES")}
     if not term:
         del env["TERM"]
-    process = subprocess.Popen(words(), cwd=tmp_path, env=env, stdin=inside, stdout=inside, stderr=inside)
+    process = subprocess.Popen(command, cwd=folder, env=env, stdin=inside, stdout=inside, stderr=inside)
     os.close(inside)
     written = b""
     try:
@@ -212,7 +213,43 @@ def test_a_terminal_of_any_width_and_kind_is_written_on(tmp_path: Path, columns:
         pass  # Linux's way to say that the other end is closed
     os.close(terminal)
     assert process.wait(60) == 0, written.decode()
-    text = written.decode()
+    return written.decode()
+
+
+def test_an_epoch_that_goes_on_has_its_bar_and_so_has_all_that_may_take_long(tmp_path: Path) -> None:
+    paint_pictures(tmp_path / "pictures")
+    fit = [*words(), "--data.batch_size=4", "--resume=auto"]
+    begun = in_terminal([*fit, "--trainer.max_steps=5"], tmp_path)
+    gone_on = in_terminal(fit, tmp_path)
+    for text in (begun, gone_on):
+        assert {"Epoch 1/1", "Testing"} <= set(re.findall("Epoch 1/1|Testing", text))
+    assert "14/14" in gone_on
+    for command, name in (("validate", "Validating"), ("predict", "Predicting")):
+        assert name in in_terminal([*PYTHON, command, "--ckpt_path=last", "--data.root=pictures"], tmp_path)
+
+
+def test_bench_takes_its_training_with_it(tmp_path: Path) -> None:
+    paint_pictures(tmp_path / "pictures")
+    (tmp_path / "aside").mkdir()
+    command = [*PYTHON, "bench", "--against=one-device", "--steps=1000000", *words()[4:-1]]
+    env = environment(TMPDIR=str(tmp_path / "aside"))
+    bench = subprocess.Popen(command, cwd=tmp_path, env=env, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("aside/**/last.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+    assert children
+    bench.send_signal(signal.SIGTERM)
+    assert bench.communicate(timeout=60)[1] == b""
+    assert bench.returncode == 143
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not list(tmp_path.glob("aside/**/last.ckpt"))
+
+
+@pytest.mark.parametrize(("columns", "term"), [(40, "xterm"), (20, "xterm"), (0, "xterm"), (80, "dumb"), (80, "")])
+def test_a_terminal_of_any_width_and_kind_is_written_on(tmp_path: Path, columns: int, term: str) -> None:
+    paint_pictures(tmp_path / "pictures")
+    text = in_terminal(words(), tmp_path, columns, term)
     assert "Traceback" not in text
     assert "Finished training: 1 epoch, 2 steps" in text
     if columns == 40:

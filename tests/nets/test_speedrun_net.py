@@ -52,6 +52,13 @@ def test_the_whitening_bias_stops_learning_and_nothing_else_changes() -> None:
     assert all(torch.equal(early[name], late[name]) for name in early)
 
 
+def test_a_last_batch_of_one_small_image_trains() -> None:
+    net = SpeedrunNet(widths=(4, 8, 8))
+    net(torch.randn(1, 3, 16, 16)).sum().backward()  # the last group normalises a single place
+    assert all(w.grad is not None and w.grad.isfinite().all() for w in net.parameters() if w.requires_grad)
+    assert all(buffer.isfinite().all() for buffer in net.buffers())
+
+
 def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
     words = (f"--config={RECIPES[0].with_name('speedrun.yaml')}", f"--data.root={pictures}")
     result = cli("fit", *words, "--model.net.init_args.depth=4")
