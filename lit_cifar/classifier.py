@@ -56,7 +56,7 @@ class LitClassifier(EvaluatedModule):
         sides: Pairs of a share of the training, from 0 to 1, and the side in pixels that images are scaled to in epochs
             whose middle lies beyond it; none for their own size.
         test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
-            mirror image (flip), with both shifted by a pixel too (flip-shift).
+            mirror image (flip), with both shifted by a pixel too (flip-shift). Validation looks at the image itself.
         confidence_threshold: Probability of the class at which the first view is enough, and the others are left out.
         compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels from then on.
     """
@@ -181,7 +181,7 @@ class LitClassifier(EvaluatedModule):
         steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
         self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._threads = torch.get_num_threads()
-        self._use_threads(training=True)
+        self.use_threads(training=True)
         self._watch = LossWatch()
         self.record.begin(self.device)
         begin_epoch(self.net, self.trainer)  # resumed in mid-epoch, on_train_epoch_start is not called
@@ -230,26 +230,26 @@ class LitClassifier(EvaluatedModule):
             for logger in self.loggers:
                 logger.log_metrics(means, step)
 
-    def _use_threads(self, training: bool) -> None:
+    def use_threads(self, training: bool) -> None:
         """One for small batches on the CPU, all of them otherwise."""
         small = self.device.type == "cpu" and self.datamodule.batch_size <= SMALL_BATCH * self.trainer.world_size
         torch.set_num_threads(1 if training and small else self._threads)
 
     def on_train_end(self) -> None:
         """Stops the clock."""
-        self._use_threads(training=False)
+        self.use_threads(training=False)
         require_finite_weights(self)
         self.record.update(self.trainer, self.datamodule.batch_size)
 
     def on_validation_start(self) -> None:
         """Validation's batches are large."""
         if self._in_training:
-            self._use_threads(training=False)
+            self.use_threads(training=False)
 
     def on_validation_end(self) -> None:
         """Training goes on."""
         if self._in_training:
-            self._use_threads(training=True)
+            self.use_threads(training=True)
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """The optimizer as the recipe has it.

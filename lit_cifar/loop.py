@@ -72,6 +72,15 @@ class LeanEpochLoop(_TrainingEpochLoop):
             watched = any(_overrides(c, STEP_HOOKS) for c in trainer.callbacks)
             module.direct_step = None if watched else _direct_step(module)
 
+    def run(self, data_fetcher: _DataFetcher) -> None:
+        """Trains an epoch; one that fails gives torch its threads back, for a notebook goes on."""
+        try:
+            super().run(data_fetcher)
+        except BaseException:
+            if isinstance(module := self.trainer.lightning_module, LitClassifier):
+                module.use_threads(training=False)
+            raise
+
     @property
     def done(self) -> bool:
         """As Lightning's, but a callback can't end the training before gathered gradients are used: none are saved."""

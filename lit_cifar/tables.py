@@ -135,4 +135,6 @@ def print_paths(written: list[Path]) -> None:
     folder = written[0].parent
     shown = _short(folder)
     console.print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
-    console.print(f"Curves: tensorboard --logdir {os.path.dirname(shown) or '.'}", markup=False)  # noqa: PTH120
+    runs = os.path.dirname(shown) or "."  # noqa: PTH120
+    quoted = f'"{runs}"' if " " in runs else runs
+    console.print(f"Curves: tensorboard --logdir {quoted}", markup=False)

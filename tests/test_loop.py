@@ -179,6 +179,29 @@ def test_recording_draws_no_random_numbers(train: Train) -> None:
     assert furthest(fast, train(False, net=Dropped)[1]) < 1e-4  # whose dropout drew the same
 
 
+class OutOfMemory(Callback):
+    """Comes in the middle of a training."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        assert torch.get_num_threads() == 1
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        raise MemoryError
+
+
+def test_torch_has_its_threads_again_after_a_training_that_failed(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(MemoryError):
+            train(True, OutOfMemory())
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 class Unsure(Net):
     """Does not say that it is traceable."""
 
