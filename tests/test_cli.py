@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import CLASSES, Cli
 
 THREE = "--model.net.init_args.num_classes=3"
@@ -20,6 +21,8 @@ def test_fit_leaves_report_figures_config_and_checkpoints(cli: Cli, pictures: Pa
     run = fit(cli, pictures, tmp_path)
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "folder"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["data"]["dataset"] == "real"  # and not auto: repeated without its images, it must not draw others
     assert report["steps"] == 28
     assert report["parameters"] == 62_006 - 7 * 85
     assert list(report["class_accuracy"]) == ["plane", "car", "bird"]

@@ -21,7 +21,7 @@ from torchmetrics.functional.classification import (
 from lit_cifar import failure_figures, figures, page
 from lit_cifar.failures import SHOWN, calibration, describe, read_answers
 
-NASTY = '[bold]<b>&"x'
+NASTY = '[bold]<b>&"x :car:'
 PNGS = ("classes", "confusion", "mistakes", "predictions", "reliability", "uncertain")
 
 

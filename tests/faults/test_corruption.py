@@ -1,8 +1,11 @@
 """Bits that flip in checkpoints, caches and batches, and damage in a run folder: noticed, or without any effect."""
 
+import errno
+import os
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -108,3 +111,21 @@ def test_damage_to_what_a_run_left_beside_its_checkpoints_does_not_stop_it(
     assert "2 epochs, 28 steps" in result.out
     again = cli("test", *root, "--ckpt_path", folder / "checkpoints" / "best.ckpt")
     assert again.code == 0, again.err
+
+
+def test_a_checkpoint_that_may_not_be_read_is_called_nothing_else(
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = tmp_path / "best.ckpt"
+    checkpoint.touch()
+
+    def refuse(path: Path, *arguments: Any, before: Any = Path.open) -> Any:
+        if path == checkpoint:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return before(path, *arguments)
+
+    monkeypatch.setattr(Path, "open", refuse)  # root may read anything
+    result = cli("test", "--ckpt_path", checkpoint, "--data.root", pictures)
+    assert result.code == 1
+    reason = "can't be read (Permission denied); mend that, or name another"
+    assert result.err == f"lit_cifar: --ckpt_path {checkpoint} {reason}\n"
