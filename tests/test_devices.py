@@ -29,6 +29,7 @@ def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
     assert [line for line in lines if "size" in line] == full * 3 + short
 
 
+@pytest.mark.slow
 def test_a_mistake_that_every_device_sees_is_told_once(tmp_path: Path) -> None:
     endless = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--trainer.max_epochs=-1")
     process = start(*DRAWN, "--trainer.devices=2", "--trainer.default_root_dir", tmp_path, *endless)
@@ -38,6 +39,7 @@ def test_a_mistake_that_every_device_sees_is_told_once(tmp_path: Path) -> None:
     assert err.count("lit_cifar:") == 1
 
 
+@pytest.mark.slow
 def test_processes_that_are_forked_are_refused() -> None:
     process = start(*DRAWN, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
     _, err = process.communicate(timeout=500)

@@ -46,6 +46,7 @@ def assert_same(tmp_path: Path) -> None:
         assert differences(whole[part], parts[part]) == []
 
 
+@pytest.mark.slow
 def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Path) -> None:
     words = ("=pytorch_lightning.cli.ReduceLROnPlateau", ".monitor=val/loss", ".mode=max", ".patience=0")
     plateau = [f"--model.lr_scheduler{word}" for word in words]  # to which every epoch is worse
@@ -78,6 +79,7 @@ def test_a_plateau_needs_the_validation_of_every_epoch(fit: Fit, tmp_path: Path,
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
     falling = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.optimizer.lr=0.008")
     for epochs in (2, 4):
@@ -146,6 +148,7 @@ def test_a_callback_ends_a_training_after_the_step_of_accumulated_gradients(fit:
     assert_same(tmp_path)
 
 
+@pytest.mark.slow
 def test_gradients_are_accumulated_as_scheduled_where_an_epoch_goes_on(fit: Fit, tmp_path: Path) -> None:
     words = ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 4}")
     assert fit("whole", *words).code == 0
@@ -166,6 +169,7 @@ def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp
     assert_same(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [0.5, 1.0])
 def test_best_goes_on_though_its_epoch_was_validated_before(fit: Fit, interval: float) -> None:
     words = [f"--trainer.val_check_interval={interval}", "--trainer.limit_train_batches=10"]
@@ -184,6 +188,7 @@ def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_recipe", [False, True])
 def test_a_tilde_is_the_home_wherever_it_stands(
     cli: Cli, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_recipe: bool
@@ -207,6 +212,7 @@ def test_a_tilde_is_the_home_wherever_it_stands(
     assert not Path("~").exists()
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_of_a_checkpoint_goes_when_the_run_goes_on(fit: Fit, tmp_path: Path) -> None:
     assert fit("parts", epochs=1).code == 0
     part = run_folder(tmp_path / "parts") / "checkpoints" / ".last.ckpt.1.part"
@@ -216,6 +222,7 @@ def test_what_a_kill_left_of_a_checkpoint_goes_when_the_run_goes_on(fit: Fit, tm
     assert not part.exists()
 
 
+@pytest.mark.slow
 def test_last_is_the_newest_of_real_and_drawn_runs_unless_the_data_are_named(fit: Fit, tmp_path: Path) -> None:
     assert fit("both", "--trainer.max_steps=2", epochs=1).code == 0
     real = run_folder(tmp_path / "both") / "checkpoints" / "last.ckpt"
