@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_cifar.classifier import LitClassifier
     from lit_cifar.data.datamodule import CIFAR10DataModule
-    from lit_cifar.loop import lean
-    from lit_cifar.progress import LitProgressBar
+    from lit_cifar.training.callbacks.progress import LitProgressBar
+    from lit_cifar.training.classifier import LitClassifier
+    from lit_cifar.training.trainer import lean
 
 __version__ = "0.1.0"
 __all__ = ["CIFAR10DataModule", "LitClassifier", "LitProgressBar", "__version__", "lean"]
 
 _HOMES = {
     "CIFAR10DataModule": "lit_cifar.data.datamodule",
-    "LitClassifier": "lit_cifar.classifier",
-    "LitProgressBar": "lit_cifar.progress",
-    "lean": "lit_cifar.loop",
+    "LitClassifier": "lit_cifar.training.classifier",
+    "LitProgressBar": "lit_cifar.training.callbacks.progress",
+    "lean": "lit_cifar.training.trainer",
 }
 
 warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # Lightning 2.6 with torch 2.14

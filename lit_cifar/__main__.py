@@ -27,7 +27,7 @@ def main() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "4000")
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
-        from lit_cifar.cli import run
+        from lit_cifar.cli.lightning import run
 
         gc.freeze()
         gc.enable()
@@ -35,7 +35,7 @@ def main() -> None:
     except UserError as error:
         if error.on_every_rank and not _is_first_rank():
             sys.exit(error.exit_code)
-        _stop(str(error), error.exit_code)
+        _stop(f"{error} [{error.code}]" if error.code else str(error), error.exit_code)
     except KeyboardInterrupt:
         if not _is_first_rank():
             sys.exit(130)
@@ -50,7 +50,7 @@ def main() -> None:
             raise
         if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
             _stop(_unforeseen(error), 1)
-        from lit_cifar.whole import unwritable
+        from lit_cifar.files import unwritable
 
         where = error.filename2 or error.filename or Path("a file")  # of a copy, where it should have gone
         _stop(str(unwritable(Path(where).absolute(), error)), 1)

@@ -1,23 +1,32 @@
-"""The two errors that a person caused or can mend; the command line prints their one sentence and no traceback."""
+"""The two kinds of error that a person caused or can fix. The command line prints their sentence, and no traceback."""
 
 
 class UserError(Exception):
-    """Something outside the program went wrong (a damaged file, a full disk, no network): exit code 1.
+    """Something outside the program went wrong, such as a damaged file, a full disk or a lost network: exit code 1.
 
-    Its message is one sentence that names the file, the value and what to do.
+    Args:
+        code: What went wrong, in words joined by `-`, such as `checkpoint-damaged`. It is printed behind the sentence,
+            stays the same when the sentence is reworded, and is what tests assert.
+        sentence: One sentence that names the file, the value, and what to do.
     """
 
     exit_code = 1
     on_every_rank = False
-    """Whether all of several processes have it at once, so that the first alone should say it."""
+    """Whether all processes of a run raise it at once, so that only the first should print it."""
+
+    def __init__(self, code: str, sentence: str = "") -> None:
+        if not sentence:  # not yet converted
+            code, sentence = "", code
+        super().__init__(sentence)
+        self.code = code
 
 
 class UsageError(UserError):
-    """The program was asked for something that it can't do (a flag, a value, a path): exit code 2."""
+    """The program was asked for something it can't do, by a flag, a value or a path: exit code 2."""
 
     exit_code = 2
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error of others' code says, or its type where it says nothing."""
+    """Returns the first line of the message of someone else's error, or the name of its type if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(":.")

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,18 +17,39 @@ from PIL import Image
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from lit_cifar.__main__ import main
-from lit_cifar.cli import run
+from lit_cifar.cli.lightning import run
+from lit_cifar.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird")
 
 
 class Result(NamedTuple):
-    code: int
+    code: int  # the exit code
     out: str
     err: str
 
+    def failed(self, exit_code: int, error: str, *names: str) -> bool:
+        """Whether it ended with this exit code and one sentence with this error's code and these names."""
+        assert self.code == exit_code, self
+        assert self.err.startswith("lit_cifar: "), self.err
+        assert self.err.endswith(f" [{error}]\n"), self.err
+        assert self.err.count("\n") == 1, self.err
+        for name in names:
+            assert name in self.err, (name, self.err)
+        return True
+
 
 Cli = Callable[..., Result]
+
+
+@contextmanager
+def refused(kind: type[UserError], error: str, *names: str) -> Iterator[None]:
+    """Expects an error of this kind and code, whose sentence has these names."""
+    with pytest.raises(kind) as caught:
+        yield
+    assert caught.value.code == error, (caught.value.code, str(caught.value))
+    for name in names:
+        assert name in str(caught.value), (name, str(caught.value))
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from matplotlib.text import Text
 from PIL import Image
 from torch import Tensor
 
-from lit_cifar import failure_figures, figures
-from lit_cifar.data.images import CIFAR10_CLASSES
-from lit_cifar.failures import describe, read_answers
+from lit_cifar.data.image_set import CIFAR10_CLASSES
+from lit_cifar.evaluation.failures import describe, read_answers
+from lit_cifar.report import failure_figures, figures
 
 LONG_NAMES = (
     "Siberian husky",

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_cifar.data import download, sources
+from lit_cifar.data import cifar as download
+from lit_cifar.data import sources
 
 FOLDER = "cifar-10-batches-py"
 NAMES = (*sources.TRAIN_BATCHES, *sources.TEST_BATCHES)

@@ -16,7 +16,7 @@ from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_cifar.errors import UsageError
-from lit_cifar.newest import named_checkpoint
+from lit_cifar.runs.newest import named_checkpoint
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 

@@ -25,8 +25,8 @@ from running import start
 from torch import nn
 
 from lit_cifar import LitClassifier
-from lit_cifar.data.images import CIFAR10_CLASSES
-from lit_cifar.demo.server import HEADERS, LIMIT, Gallery, make_app
+from lit_cifar.data.image_set import CIFAR10_CLASSES
+from lit_cifar.deploy.demo.server import HEADERS, LIMIT, Gallery, make_app
 from lit_cifar.nets.tutorial import Net
 
 

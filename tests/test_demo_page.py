@@ -17,7 +17,7 @@ from test_demo import bomb, picture
 from torch import Tensor
 
 from lit_cifar import LitClassifier
-from lit_cifar.data.drawn import draw
+from lit_cifar.data.synthetic import draw
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_chromium]
 

@@ -31,7 +31,7 @@ def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
 
 @pytest.mark.slow
 def test_a_mistake_that_every_device_sees_is_told_once(tmp_path: Path) -> None:
-    endless = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--trainer.max_epochs=-1")
+    endless = ("--model.lr_scheduler=lit_cifar.training.schedules.LinearToZero", "--trainer.max_epochs=-1")
     process = start(*DRAWN, "--trainer.devices=2", "--trainer.default_root_dir", tmp_path, *endless)
     _, err = process.communicate(timeout=500)
     assert process.returncode == 2

@@ -14,8 +14,8 @@ from pytorch_lightning.loggers import CSVLogger
 from running import start
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, lean
-from lit_cifar.finders import BETA, smoothed
 from lit_cifar.nets.tutorial import Net
+from lit_cifar.report.finders import BETA, smoothed
 
 CALLBACK = "--trainer.callbacks+="
 RUN = Path("lightning_logs", "tutorial", "version_0")
@@ -200,14 +200,16 @@ def test_the_losses_behind_lightnings_running_mean_are_found_again() -> None:
 
 
 def test_one_learning_rate_for_an_optimizer_of_several_is_refused(fit: Any) -> None:
-    result = fit(f"{CALLBACK}LearningRateFinder", "--model.optimizer=lit_cifar.optim.Muon")
+    result = fit(f"{CALLBACK}LearningRateFinder", "--model.optimizer=lit_cifar.training.optimizers.Muon")
     assert result.code == 2
     assert "LearningRateFinder looks for one learning rate, but Muon has several (0.001, 106.0, 1340.0)" in result.err
 
 
 def test_the_batch_size_found_is_used_and_told(fit: Any, tmp_path: Path) -> None:
     finder = (f"{CALLBACK}BatchSizeFinder", "--trainer.callbacks.max_val=16")
-    result = fit(*finder, "--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.lr_scheduler_interval=step")
+    result = fit(
+        *finder, "--model.lr_scheduler=lit_cifar.training.schedules.LinearToZero", "--model.lr_scheduler_interval=step"
+    )
     assert (result.code, result.err) == (0, "")
     assert "batch size 16, by BatchSizeFinder" in result.out
     trained = report(tmp_path)

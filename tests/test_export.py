@@ -19,7 +19,7 @@ from torch import Tensor
 
 from lit_cifar import LitClassifier
 from lit_cifar.data.pictures import to_pixels
-from lit_cifar.standalone import resized
+from lit_cifar.deploy.standalone import resized
 
 README = Path(__file__).parent.parent / "README.md"
 SIZES = [(1, 32, 32), (5, 32, 32), (2, 1, 1), (1, 1, 40), (3, 50, 20), (1, 33, 31), (2, 200, 300), (251, 16, 16)]

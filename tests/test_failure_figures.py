@@ -3,8 +3,8 @@ import pytest
 from drawing import LONG_NAMES, overlapping, some_failures, some_images, texts
 from matplotlib.patches import Patch, Rectangle
 
-from lit_cifar import failure_figures
-from lit_cifar.data.images import CIFAR10_CLASSES
+from lit_cifar.data.image_set import CIFAR10_CLASSES
+from lit_cifar.report import failure_figures
 
 
 def test_a_ranking_tells_probability_and_both_classes_and_frames_what_is_wrong_among_the_uncertain() -> None:

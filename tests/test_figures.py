@@ -22,9 +22,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from lit_cifar import figures
-from lit_cifar.data.images import CIFAR10_CLASSES
+from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.errors import UserError
+from lit_cifar.report import figures
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from conftest import paint_pictures
 from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
 from running import differences
 
-from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.fused import FusedStep
-from lit_cifar.loop import LeanEpochLoop, lean
 from lit_cifar.nets.tutorial import Net
-from lit_cifar.sliced import SlicedStep
+from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.recorded import FusedStep
+from lit_cifar.training.step import SlicedStep
+from lit_cifar.training.trainer import LeanEpochLoop, lean
 
 STEPS, STEPS_AN_EPOCH = 60, 14  # the last of an epoch has two images
 

@@ -8,7 +8,7 @@ import torch
 from running import differences
 from torch import Tensor, nn
 
-from lit_cifar.optim import Muon, orthogonal
+from lit_cifar.training.optimizers import Muon, orthogonal
 
 
 def small_net() -> nn.Sequential:

@@ -11,8 +11,8 @@ from conftest import Cli, checkpoint
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar.data.image_files import read_picture
 from lit_cifar.data.pictures import to_pixels
-from lit_cifar.data.reading import read_picture
 from lit_cifar.errors import UsageError
 from lit_cifar.nets.speedrun import SpeedrunNet
 from lit_cifar.nets.tutorial import Net

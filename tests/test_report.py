@@ -18,8 +18,8 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from lit_cifar import failure_figures, figures, page
-from lit_cifar.failures import SHOWN, calibration, describe, read_answers
+from lit_cifar.evaluation.failures import SHOWN, calibration, describe, read_answers
+from lit_cifar.report import failure_figures, figures, page
 
 NASTY = '[bold]<b>&"x :car:'
 PNGS = ("classes", "confusion", "mistakes", "predictions", "reliability", "uncertain")

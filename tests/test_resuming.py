@@ -81,7 +81,7 @@ def test_a_plateau_needs_the_validation_of_every_epoch(fit: Fit, tmp_path: Path,
 
 @pytest.mark.slow
 def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
-    falling = ("--model.lr_scheduler=lit_cifar.optim.LinearToZero", "--model.optimizer.lr=0.008")
+    falling = ("--model.lr_scheduler=lit_cifar.training.schedules.LinearToZero", "--model.optimizer.lr=0.008")
     for epochs in (2, 4):
         assert fit("parts", *falling, epochs=epochs).code == 0
     events = EventAccumulator(str(run_folder(tmp_path / "parts"))).Reload()

@@ -16,16 +16,16 @@ from running import differences
 from torch import Tensor, nn
 
 from lit_cifar import CIFAR10DataModule, LitClassifier
-from lit_cifar.data.augment import Augmentation
+from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UsageError
-from lit_cifar.fused import count
+from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
-from lit_cifar.optim import LinearToZero
-from lit_cifar.precision import fast_precision
-from lit_cifar.sliced import SlicedStep
-from lit_cifar.views import Views, mean_logits
+from lit_cifar.training.precision import fast_precision
+from lit_cifar.training.recorded import count
+from lit_cifar.training.schedules import LinearToZero
+from lit_cifar.training.step import SlicedStep
 
 RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
 SMALL = (
@@ -241,7 +241,7 @@ class Shown(SpeedrunNet):
 def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_cifar.calibrated.IMAGES", 6)
+    monkeypatch.setattr("lit_cifar.training.whitening.IMAGES", 6)
     net = Shown(num_classes=3, widths=(4, 8, 8))
     data = CIFAR10DataModule(str(pictures), batch_size=60, val_size=0)
     pl.Trainer(max_steps=1, logger=False, default_root_dir=tmp_path).fit(LitClassifier(net), datamodule=data)

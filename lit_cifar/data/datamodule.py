@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.data.augment import Augmentation
-from lit_cifar.data.download import MIRRORS
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.cifar import MIRRORS
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError

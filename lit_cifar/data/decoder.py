@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from lit_cifar.data import reading
-from lit_cifar.data.reading import SIDE, Decoded, decode
+from lit_cifar.data import image_files as reading
+from lit_cifar.data.image_files import SIDE, Decoded, decode
 from lit_cifar.errors import UserError
 
 FILES_A_TASK = 250  # 20 ms of decoding, and a batch for a net

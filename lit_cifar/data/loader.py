@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from lit_cifar.data.augment import Augmentation
-from lit_cifar.data.images import ImageSet, share
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.image_set import ImageSet, share
 
 CHUNK = 512  # images prepared at once: float32, they take 6 MB and stay in cache
 

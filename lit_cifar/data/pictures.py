@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from lit_cifar.data.reading import SIDE, formats, opened_any, rgb, squeezed
+from lit_cifar.data.image_files import SIDE, formats, opened_any, rgb, squeezed
 from lit_cifar.errors import UsageError
 
 Picture = Image.Image | np.ndarray | Tensor

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from lit_cifar.data.download import CIFAR10, MIRRORS, DownloadError, download, md5_of
-from lit_cifar.data.folder import SUFFIXES, is_folder, load_folder
-from lit_cifar.data.images import CIFAR10_CLASSES, ImageSet
+from lit_cifar.data.cifar import CIFAR10, MIRRORS, DownloadError, download, md5_of
+from lit_cifar.data.image_folder import SUFFIXES, is_folder, load_folder
+from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.whole import unwritable
+from lit_cifar.files import unwritable
 
 Dataset = Literal["auto", "real", "drawn"]
 Kind = Literal["cifar10", "folder", "drawn"]
@@ -97,7 +97,7 @@ def holds_images(root: Path) -> bool:
 
 
 def _drawn(why: str = "") -> Images:
-    from lit_cifar.data.drawn import draw
+    from lit_cifar.data.synthetic import draw
 
     return Images("drawn", *draw(), why)
 

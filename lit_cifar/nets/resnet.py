@@ -7,7 +7,7 @@ parameters, 0.56 GMAC an image.
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets.layers import Convolution, Norm
+from lit_cifar.nets.cpu.layers import Convolution, Norm
 
 
 class Block(nn.Module):

@@ -13,7 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets.layers import Convolution, MaxPool, Norm
+from lit_cifar.nets.cpu.layers import Convolution, MaxPool, Norm
 
 PATCH = 2  # side of what is whitened
 LEARNS = 0.1  # of the training, in which the whitening layer's bias learns; 0.37 in airbench, 0.025 in hiverge's

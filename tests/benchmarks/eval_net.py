@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from lit_cifar.comparisons import made
+from lit_cifar.cli.comparisons import made
 from lit_cifar.data.datamodule import CIFAR10DataModule
 
 BATCH_SIZES = (50, 100, 250, 500, 1000, 2000)

@@ -13,13 +13,13 @@ import time
 import pytorch_lightning as pl
 import torch
 
-from lit_cifar.classifier import LitClassifier
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.data.drawn import draw
-from lit_cifar.data.images import ImageSet
+from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.sources import Images
-from lit_cifar.loop import lean
+from lit_cifar.data.synthetic import draw
 from lit_cifar.nets.tutorial import Net
+from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.trainer import lean
 
 COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 

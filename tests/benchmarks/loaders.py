@@ -16,7 +16,7 @@ from plain_pytorch import InMemory
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from lit_cifar.data.augment import Augmentation
+from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import open_images
 

@@ -14,12 +14,12 @@ from statistics import median
 
 import yaml
 
-from lit_cifar.classifier import LitClassifier
-from lit_cifar.commands.predict import predict_files
-from lit_cifar.comparisons import made
-from lit_cifar.data.images import CIFAR10_CLASSES
+from lit_cifar.cli.comparisons import made
+from lit_cifar.cli.predict import predict_files
+from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.data.pictures import find_pictures
-from lit_cifar.predictions import write_predictions
+from lit_cifar.report.predictions import write_predictions
+from lit_cifar.training.classifier import LitClassifier
 
 
 def main(recipe_path: str, root: str) -> None:

@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from lit_cifar.comparisons import made
-from lit_cifar.data.images import ImageSet
+from lit_cifar.cli.comparisons import made
+from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.sources import open_images
 
 

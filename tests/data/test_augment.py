@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from lit_cifar.data.augment import Augmentation, draw
+from lit_cifar.data.augmentation import Augmentation, draw
 from lit_cifar.errors import UsageError
 
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of int64

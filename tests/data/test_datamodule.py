@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_cifar.data import datamodule
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.data.images import ImageSet
+from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Images
 from lit_cifar.errors import UsageError

@@ -16,7 +16,7 @@ from lit_cifar.data.decoder import MANY
 from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UserError
 
-READING = "lit_cifar.data.reading"
+READING = "lit_cifar.data.image_files"
 
 
 def paint_many(folder: Path, count: int = MANY) -> None:

@@ -33,7 +33,7 @@ from mirrors import (
     wrong,
 )
 
-from lit_cifar.data.download import Archive, download
+from lit_cifar.data.cifar import Archive, download
 
 __all__ = ["mirror", "no_proxy", "refused"]  # fixtures
 

@@ -36,9 +36,9 @@ from mirrors import (
     why_not,
 )
 
-from lit_cifar.data.download import DownloadError, download, md5_of
+from lit_cifar.data.cifar import DownloadError, download, md5_of
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.whole import amount, free
+from lit_cifar.files import amount, free
 
 __all__ = ["mirror", "no_proxy", "refused", "silent"]  # fixtures
 
@@ -235,5 +235,5 @@ def test_the_md5_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_downloading_does_not_wait_for_torch() -> None:
-    code = "import sys, lit_cifar.data.download; sys.exit('torch' in sys.modules)"
+    code = "import sys, lit_cifar.data.cifar; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.data.drawn import draw
-from lit_cifar.data.images import CIFAR10_CLASSES, ImageSet
+from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
+from lit_cifar.data.synthetic import draw
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import torch
 from conftest import CLASSES, damaged_exif
 from PIL import Image
 
-from lit_cifar.data.folder import CACHE
-from lit_cifar.data.reading import decode_picture
+from lit_cifar.data.image_files import decode_picture
+from lit_cifar.data.image_folder import CACHE
 from lit_cifar.data.sources import Images, open_images
 from lit_cifar.errors import UsageError, UserError
 

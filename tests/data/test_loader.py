@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_cifar.data.augment import Augmentation
-from lit_cifar.data.images import CIFAR10_CLASSES, ImageSet
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.data.loader import CHUNK, BatchLoader
 
 AUGMENTATION = Augmentation(flip=True, crop=2, cutout=3, jitter=0.2)

@@ -13,8 +13,9 @@ from conftest import Cli
 from published import FOLDER, NAMES, batch, pickled, publish, tar, write_batches
 from torchvision.datasets import CIFAR10
 
-from lit_cifar.data import download, sources
-from lit_cifar.data.images import CIFAR10_CLASSES
+from lit_cifar.data import cifar as download
+from lit_cifar.data import sources
+from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UsageError, UserError
 
@@ -177,7 +178,7 @@ sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 from pathlib import Path
 import pytest
 from published import *
-from lit_cifar.data import download, sources
+from lit_cifar.data import cifar as download, sources
 files = {{name: pickled(batch(number)) for number, name in enumerate(NAMES)}}
 root = Path({str(tmp_path)!r})
 publish(pytest.MonkeyPatch(), files, (root / "cifar-10-python.tar.gz").read_bytes())

@@ -13,10 +13,10 @@ from conftest import Cli, checkpoint
 from published import NAMES, batch, pickled, publish, tar, write_batches
 from running import differences
 
-from lit_cifar.checkpoint import read_checkpoint
-from lit_cifar.data.folder import CACHE
+from lit_cifar.data.image_folder import CACHE
 from lit_cifar.data.sources import Images, open_images
 from lit_cifar.errors import UserError
+from lit_cifar.runs.checkpoint import read_checkpoint
 
 FLIPS = 200
 

@@ -12,7 +12,8 @@ from published import FOLDER, NAMES, publish, tar
 from test_disk import fill
 from test_together import FILES, archive, mirror
 
-from lit_cifar.data import download, sources
+from lit_cifar.data import cifar as download
+from lit_cifar.data import sources
 
 __all__ = ["archive", "mirror"]  # fixtures
 

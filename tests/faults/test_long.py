@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 from conftest import Cli
 
-from lit_cifar.progress import LitProgressBar
+from lit_cifar.training.callbacks.progress import LitProgressBar
 
 EPOCHS = 600
 EVENTS = 450  # bytes of an epoch with three classes: 3 + 5 points

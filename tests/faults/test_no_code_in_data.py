@@ -15,7 +15,7 @@ from conftest import Cli
 from published import FOLDER, NAMES, batch, pickled, publish, tar, write_batches
 from test_no_code import Payload, evil
 
-from lit_cifar.data.folder import CACHE
+from lit_cifar.data.image_folder import CACHE
 from lit_cifar.data.sources import open_images
 
 __all__ = ["evil"]  # a fixture

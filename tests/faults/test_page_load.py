@@ -11,7 +11,7 @@ import pytest
 from demo_process import GARBLED, Demo, answer, demo, linux
 from test_demo import picture
 
-from lit_cifar.demo import connections, server
+from lit_cifar.deploy.demo import connections, server
 
 __all__ = ["demo"]  # a fixture
 

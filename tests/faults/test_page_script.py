@@ -12,7 +12,7 @@ from playwright.sync_api import Page, Route, expect
 from test_demo import classifier_of, picture, serving
 from test_demo_page import give
 
-from lit_cifar.demo.server import Gallery, make_app
+from lit_cifar.deploy.demo.server import Gallery, make_app
 from lit_cifar.nets.tutorial import Net
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_chromium]

@@ -50,7 +50,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, lean
-from lit_cifar.data.drawn import draw
+from lit_cifar.data.synthetic import draw
 from lit_cifar.nets.tutorial import Net
 
 

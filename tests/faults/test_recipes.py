@@ -134,5 +134,5 @@ def test_what_is_wrong_in_a_recipe_is_named_and_nothing_is_written(
     content, named = wrong
     Path("recipe.yaml").write_bytes(content)
     data = ("--data.root=pictures", "--data.val_size=6", "--model.net.num_classes=3")
-    words = () if b"class_path: lit_cifar.parallel" in content else data
+    words = () if b"class_path: lit_cifar.training.data_parallel" in content else data
     place.refuses(("fit", "--config=recipe.yaml", *words), *named)

@@ -16,7 +16,7 @@ from conftest import Cli, paint_pictures
 from published import FOLDER, NAMES, batch, pickled, tar, write_batches
 from running import DRAWN, RUN, last_checkpoint, start
 
-from lit_cifar.run_folder import RunLogger
+from lit_cifar.runs.folder import RunLogger
 
 FILES = {name: pickled(batch(number)) for number, name in enumerate(NAMES)}
 PREPARED = f"""
@@ -25,7 +25,7 @@ from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 import pytest, torch
 from published import *
-from lit_cifar.cli import run
+from lit_cifar.cli.lightning import run
 from lit_cifar.data import download, folder, sources
 archive = Path(sys.argv[1])
 files = {{name: pickled(batch(number)) for number, name in enumerate(NAMES)}}

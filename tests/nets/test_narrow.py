@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets import layers, narrow
-from lit_cifar.nets.layers import NARROW, Convolution
+from lit_cifar.nets.cpu import layers, narrow
+from lit_cifar.nets.cpu.layers import NARROW, Convolution
 from lit_cifar.nets.speedrun import SpeedrunNet
 
 

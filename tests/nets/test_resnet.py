@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets import layers
+from lit_cifar.nets.cpu import layers
 from lit_cifar.nets.resnet import ResNet18
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets import layers, winograd
-from lit_cifar.nets.layers import FEWEST, Convolution, MaxPool, Norm
+from lit_cifar.nets.cpu import layers, winograd
+from lit_cifar.nets.cpu.layers import FEWEST, Convolution, MaxPool, Norm
 from lit_cifar.nets.speedrun import SpeedrunNet
 
 

@@ -1,0 +1,84 @@
+"""`python -m lit_cifar show`: a labelled grid of training images, as the net sees them but with colours restored."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_cifar.cli.parser import Parser
+from lit_cifar.cli.peek import peek
+from lit_cifar.cli.recipe import read_recipe
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.loader import BatchLoader
+from lit_cifar.errors import UsageError
+from lit_cifar.report import figures, tables
+
+COLUMNS = 8
+EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # where the recipe has none of its own
+
+
+def main(argv: list[str]) -> None:
+    """Writes the PNG and prints its labels, row by row."""
+    parser = Parser(prog="python -m lit_cifar show", description="Write a labelled grid of training images to a PNG.")
+    parser.add_argument("--config", type=str, help="Recipe whose images and augmentation are shown.")
+    parser.add_argument("--output", type=Path, default=Path("show.png"), help="PNG to write.")
+    parser.add_argument("--count", type=int, default=32, help="Number of images, up to 64.")
+    parser.add_argument("--augmented", action="store_true", help="Show each image in 8 epochs, augmented.")
+    parser.add_class_arguments(CIFAR10DataModule, "data", instantiate=True)
+    parser.set_defaults({"data.dataset": "auto"})
+    _take_recipe(parser, argv)
+    config = parser.parse_args(argv)
+    if not 1 <= config.count <= 64:
+        raise UsageError(f"--count {config.count} must be between 1 and 64")
+    if config.output.is_dir():
+        raise UsageError(f"--output {config.output} is a folder; name a file in it, such as show.png")
+    if config.output.suffix.lower() != ".png":
+        raise UsageError(f"--output {config.output} must end in .png, for that is what is written")
+    data: CIFAR10DataModule = parser.instantiate(config).data
+    tables.print_drawn_box(data.images)
+    loader = data.train_dataloader()
+    if config.augmented:
+        images, labels = _in_eight_epochs(loader, data, min(config.count // COLUMNS or 1, len(loader.order())))
+        title = f"Training images of {data.title}, augmented: each row is one image in eight epochs"
+    else:
+        indices = loader.order()[: config.count]
+        loader.augmentation = Augmentation()
+        images, labels = loader.take(indices)
+        title = f"Training images of {data.title}"
+    names = [tables.printable(data.classes[label]) for label in labels.tolist()]
+    path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output, "--output")
+    for row in range(0, len(names), COLUMNS):
+        print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
+    print(f"Written: {path}")
+
+
+def _take_recipe(parser: Parser, argv: list[str]) -> None:
+    """Makes the recipe's seed and `data` keys the defaults; its other keys do not matter here."""
+    for path in peek(argv).config:
+        recipe = read_recipe(path)
+        seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
+        for key, value in (seed | (recipe.get("data") or {})).items():
+            try:
+                parser.set_defaults({f"data.{key}": value})
+            except (KeyError, TypeError, ValueError) as error:
+                raise UsageError(f"--config {path}: show knows no data.{key}, or not this value of it") from error
+
+
+def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) -> tuple[Tensor, Tensor]:
+    if loader.augmentation == Augmentation():
+        loader.augmentation = EXAMPLE
+        print("The recipe augments nothing; these are flip, crop 4 and cutout 8, as an example.")
+    indices = loader.order()[:rows]
+    epochs = []
+    for epoch in range(COLUMNS):
+        loader.set_epoch(epoch)
+        epochs.append(loader.take(indices))
+    images, labels = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*epochs, strict=True))
+    return images, labels
+
+
+def _restored(images: Tensor, data: CIFAR10DataModule) -> Tensor:
+    """uint8 images from normalised ones."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    return ((images * std + mean) * 255).round().clamp(0, 255).byte()

@@ -1,1 +1,0 @@
-"""The commands of our own beside Lightning's, one a file: each has `main(argv)`."""

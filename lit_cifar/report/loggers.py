@@ -1,0 +1,73 @@
+"""Loggers of Lightning's beside TensorBoard's: one run folder whatever they are, and figures for all that take them."""
+
+import math
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pytorch_lightning import Trainer
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+UNCHANGING = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # of a run, however often it is resumed
+
+
+def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
+    """The loggers asked for, after ours of TensorBoard: Lightning takes the folder of the first for the run's."""
+    if asked is False:
+        return []
+    return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
+
+
+def mlflow_run(loggers: Iterable[Any]) -> str | None:
+    """What a checkpoint must know for a resumed training to go on in the same MLflow run."""
+    return next((logger._run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)
+
+
+def same_mlflow_run(loggers: Iterable[Logger], run: str | None) -> None:
+    """Goes on in this run, where the logger was not told of another."""
+    for logger in loggers:
+        if isinstance(logger, MLFlowLogger) and logger._run_id is None:
+            logger._run_id = run
+
+
+def log_report(trainer: Trainer, report: dict[str, Any], figures: dict[str, "Figure"], step: int) -> None:
+    """Hands the figures, and what the run was, to each logger, in the way that it takes them."""
+    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
+    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            for name, figure in figures.items():
+                logger.experiment.add_figure(name, figure, step)
+            logger.log_hyperparams(_tried(trainer, report), results, step)
+        elif isinstance(logger, MLFlowLogger):
+            for name, figure in figures.items():
+                logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+            logger.log_hyperparams({name: plain[name] for name in UNCHANGING})
+        else:
+            logger.log_hyperparams(plain)
+            if hasattr(logger, "log_image"):  # Weights & Biases, and those that follow it
+                _log_images(logger, figures, step)
+        logger.save()
+
+
+def _tried(trainer: Trainer, report: dict[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's HPARAMS tab shows: the first five names of the alphabet, and then the results."""
+    tried = {name: report[name] for name in ("batch_size", "epochs", "precision", "recipe", "seed")}
+    tried["net"] = report["net"].rpartition(".")[2]
+    for optimizer in trainer.optimizers:  # none where a checkpoint is tested
+        group = optimizer.param_groups[0]
+        tried |= {"lr": group.get("initial_lr", group["lr"]), "optimizer": type(optimizer).__name__}
+    return tried
+
+
+def _log_images(logger: Any, drawn: dict[str, "Figure"], step: int) -> None:
+    from lit_cifar.report import figures
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, figure in drawn.items():
+            path = figures.save(figure, Path(folder) / f"{name}.png")
+            logger.log_image(name, [str(path)], step=step)

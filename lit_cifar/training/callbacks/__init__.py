@@ -1,0 +1,1 @@
+"""What happens around the steps of a training: checkpoints, progress, and an end when it diverges."""
