@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from lit_cifar.training.classifier import LitClassifier
     from lit_cifar.training.trainer import lean
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["CIFAR10DataModule", "LitClassifier", "LitProgressBar", "__version__", "lean"]
 
 _HOMES = {

@@ -25,10 +25,9 @@ from lit_cifar.cli.values import ELSE, check_values, refusals_of_lightning
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 from lit_cifar.report.finders import FINDERS, Finders
-from lit_cifar.report.loggers import beside_tensorboard, same_mlflow_run
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import KEY, RUNS, check_resumable, default_net, evaluation_settings, read_checkpoint
-from lit_cifar.runs.folder import RunLogger, WholeConfig
+from lit_cifar.runs.folder import RunLogger, WholeConfig, beside_tensorboard, same_mlflow_run
 from lit_cifar.runs.lock import hold, release
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.progress import LitProgressBar

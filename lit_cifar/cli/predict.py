@@ -22,6 +22,7 @@ from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.image_files import Decoded
 from lit_cifar.data.pictures import find_pictures, thumbnail
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.evaluation.metrics import percent
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report import tables
 from lit_cifar.report.predictions import write_predictions
@@ -166,7 +167,7 @@ def _draw_sheet(path: Path, files: Sequence[Path], guesses: Sequence[tables.Gues
     names = [tables.printable(files[i].name) for i in shown]
     short = [name if len(name) <= 24 else f"{name[:11]}…{name[-12:]}" for name in names]
     best = [(tables.printable(guesses[i][0][0]), guesses[i][0][1]) for i in shown]
-    captions = [f"{guess} {tables.percent(value)}, {name}" for (guess, value), name in zip(best, short, strict=True)]
+    captions = [f"{guess} {percent(value)}, {name}" for (guess, value), name in zip(best, short, strict=True)]
     number = tables.plural(len(files), "picture")
     content = number if len(shown) == len(files) else f"{len(shown)} of {number}"
     figures.save(

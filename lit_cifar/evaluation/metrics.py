@@ -27,6 +27,11 @@ def computed(measured: MetricCollection) -> dict[str, Tensor]:
     return values | {"accuracy": right.sum() / total.sum(), "class_accuracy": right / total.clamp(min=1)}
 
 
+def percent(fraction: float) -> str:
+    """`54.2 %`; what is not quite all is never called 100."""
+    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
+
+
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode, and each of its parts back into the mode that it had."""

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from lit_cifar.evaluation.metrics import percent
 from lit_cifar.report.canvas import BLUE, DPI, GREY, INK, ORANGE, STYLE, blank, cut, wrap
 from lit_cifar.report.figures import image_grid
-from lit_cifar.report.tables import percent
 
 CLASSES_UP_TO = 100  # rows of the figure of the classes
 SHOULD_BE = "mean confidence: where the accuracy should be"

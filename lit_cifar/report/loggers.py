@@ -2,36 +2,16 @@
 
 import math
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 UNCHANGING = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # of a run, however often it is resumed
-
-
-def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
-    """The loggers asked for, after ours of TensorBoard: Lightning takes the folder of the first for the run's."""
-    if asked is False:
-        return []
-    return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
-
-
-def mlflow_run(loggers: Iterable[Any]) -> str | None:
-    """What a checkpoint must know for a resumed training to go on in the same MLflow run."""
-    return next((logger._run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)
-
-
-def same_mlflow_run(loggers: Iterable[Logger], run: str | None) -> None:
-    """Goes on in this run, where the logger was not told of another."""
-    for logger in loggers:
-        if isinstance(logger, MLFlowLogger) and logger._run_id is None:
-            logger._run_id = run
 
 
 def log_report(trainer: Trainer, report: dict[str, Any], figures: dict[str, "Figure"], step: int) -> None:

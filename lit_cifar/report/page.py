@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torch import Tensor
 
 from lit_cifar.data.pictures import data_url, png
+from lit_cifar.evaluation.metrics import percent
 from lit_cifar.report import tables
 
 
@@ -38,4 +39,4 @@ def render(report: dict[str, Any], data: str, images: Tensor, figures: dict[str,
 
 
 def _percent(share: float | None) -> str:
-    return "–" if share is None else tables.percent(share)
+    return "–" if share is None else percent(share)

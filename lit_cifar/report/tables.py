@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from lit_cifar.data.sources import Images
+from lit_cifar.evaluation.metrics import percent
 
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters, below which runners-up stand below each other
@@ -22,11 +23,6 @@ Guesses = list[tuple[str, float]]
 
 def _console() -> Console:
     return Console(soft_wrap=True, highlight=False, emoji=False)  # a class may be called :car:
-
-
-def percent(fraction: float) -> str:
-    """`54.2 %`; what is not quite all is never called 100."""
-    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ bytes, also where a thread of TensorBoard's met it.
 import io
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.cli import SaveConfigCallback
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.errors import UserError
 from lit_cifar.files import unwritable, whole, write_whole, writing
@@ -112,3 +112,22 @@ def _without_disk_errors(arguments: Any) -> None:
     if issubclass(arguments.exc_type, OSError) and type(arguments.thread).__module__.startswith("tensorboard."):
         return
     threading.__excepthook__(arguments)
+
+
+def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
+    """The loggers asked for, after ours of TensorBoard: Lightning takes the folder of the first for the run's."""
+    if asked is False:
+        return []
+    return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
+
+
+def mlflow_run(loggers: Iterable[Any]) -> str | None:
+    """What a checkpoint must know for a resumed training to go on in the same MLflow run."""
+    return next((logger._run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)
+
+
+def same_mlflow_run(loggers: Iterable[Logger], run: str | None) -> None:
+    """Goes on in this run, where the logger was not told of another."""
+    for logger in loggers:
+        if isinstance(logger, MLFlowLogger) and logger._run_id is None:
+            logger._run_id = run

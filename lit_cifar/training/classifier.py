@@ -20,7 +20,6 @@ from typing_extensions import Self
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views
-from lit_cifar.report.loggers import mlflow_run
 from lit_cifar.runs.checkpoint import (
     KEY,
     build_net,
@@ -31,6 +30,7 @@ from lit_cifar.runs.checkpoint import (
     evaluation_settings,
     read_checkpoint,
 )
+from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.divergence import EVERY, LossWatch, require_finite, require_finite_weights
 from lit_cifar.training.evaluated import Batch, EvaluatedModule
 from lit_cifar.training.history import TrainingRecord

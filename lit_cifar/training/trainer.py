@@ -19,7 +19,6 @@ from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.nn.functional import cross_entropy
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.report.run_report import RunReport
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
@@ -28,7 +27,7 @@ from lit_cifar.training.exchange import Exchange, is_small
 from lit_cifar.training.recorded import SMALL_BATCH, FusedStep, can_record
 from lit_cifar.training.step import SlicedStep
 
-OURS = (BestCheckpoint, LastCheckpoint, LitProgressBar, RunReport)
+OURS = (BestCheckpoint, LastCheckpoint, LitProgressBar)
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")

@@ -32,7 +32,7 @@ from lit_cifar.data.image_files import opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
 from lit_cifar.deploy.demo.cam import activation_map, enlarged
 from lit_cifar.errors import UserError
-from lit_cifar.report import tables
+from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
 
 LIMIT = 20 * 2**20  # bytes of a picture's file
@@ -242,7 +242,7 @@ def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any
         caption = f"Where it looked: {what} for {classifier.classes[top]}"
     named = zip(classifier.classes, probabilities.tolist(), strict=True)
     return {
-        "classes": [{"name": name, "probability": p, "percent": tables.percent(p)} for name, p in named],
+        "classes": [{"name": name, "probability": p, "percent": percent(p)} for name, p in named],
         "caption": caption,
         "picture": data_url(png(enlarged(pixels))),
         "map": None if looked is None else data_url(png(enlarged(pixels, looked))),

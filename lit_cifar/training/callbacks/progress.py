@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from lit_cifar.report.tables import percent
+from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
 
 SECONDS = 1 / 8  # between drawings
