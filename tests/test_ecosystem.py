@@ -13,7 +13,7 @@ from conftest import Cli, Result, paint_pictures
 from pytorch_lightning.loggers import CSVLogger
 from running import start
 
-from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.report.finders import BETA, smoothed
 
@@ -251,7 +251,7 @@ def test_plain_python_trains_resumes_and_tests(root: Path, tmp_path: Path) -> No
     pl.seed_everything(0)
     half = pl.Trainer(max_epochs=1, **options)
     half.fit(LitClassifier(Net(3)), datamodule=data)
-    rest = lean(pl.Trainer(max_epochs=2, **options))
+    rest = Trainer(max_epochs=2, **options)
     resumed = LitClassifier(Net(3))
     rest.fit(resumed, datamodule=data, ckpt_path=half.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     assert rest.global_step == 28

@@ -10,7 +10,7 @@ import torch
 from conftest import Cli, checkpoint
 from PIL import Image
 
-from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.data.image_files import read_picture
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.errors import UsageError
@@ -104,7 +104,7 @@ def test_an_image_of_another_type_is_told_by_its_shape(image: Any, sentence: str
 def test_a_net_made_in_python_comes_back_with_its_arguments(pictures: Path, tmp_path: Path) -> None:
     model = LitClassifier(SpeedrunNet(3, (4, 8, 8), 3), lambda weights: torch.optim.SGD(weights, lr=0.001))
     data = CIFAR10DataModule(str(pictures), val_size=0, batch_size=20)
-    trainer = lean(pl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False))
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     trainer.fit(model, datamodule=data)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     loaded = LitClassifier.load_from_checkpoint(tmp_path / "model.ckpt")

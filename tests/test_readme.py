@@ -35,7 +35,7 @@ def a_picture(folder: Path) -> None:
 
 
 BLOCKS = {
-    "trainer = lean(": Block(prints=r"test/accuracy"),
+    "trainer = Trainer(": Block(prints=r"test/accuracy"),
     'Image.open("picture.jpg")': Block(a_picture, rf"^({'|'.join(CLASSES)}) \d+%$"),
     "the hardest 60 %": Block(prints=r"^all images: \d+\.\d %\nthe hardest 60 %: \d+\.\d %\na random 60 %: \d+\.\d %$"),
 }

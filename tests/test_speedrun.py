@@ -2,7 +2,7 @@
 
 import json
 import re
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,10 +22,9 @@ from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
-from lit_cifar.training.precision import fast_precision
-from lit_cifar.training.recorded import count
+from lit_cifar.training.preparation import fast_precision
 from lit_cifar.training.schedules import LinearToZero
-from lit_cifar.training.step import SlicedStep
+from lit_cifar.training.step import DirectStep, count, take_share
 
 RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
 SMALL = (
@@ -136,7 +135,7 @@ def test_the_first_step_of_a_training_has_the_rate_that_a_rise_begins_with(pictu
     classifier = LitClassifier(
         SpeedrunNet(num_classes=3, widths=(4, 8, 8)),
         lambda weights: torch.optim.SGD(weights, lr=1.0),
-        lambda optimizer: LinearToZero(optimizer, rise=0.5),
+        partial(LinearToZero, rise=0.5),
         "step",
     )
     seen: list[float] = []
@@ -160,8 +159,8 @@ def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
     gradients = torch.autograd.grad(loss, list(net.parameters()))
     loss, logits = loss.detach(), logits.detach()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    step = SlicedStep(net, nn.functional.cross_entropy, optimizer, size, torch.enable_grad)
-    sliced_loss, counts = step(images, labels)
+    step = DirectStep(net, nn.functional.cross_entropy, optimizer, context=torch.enable_grad)
+    sliced_loss, counts = step(take_share((images, labels), 10, slice_size=size))
     assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
     assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
     for weight, gradient in zip(net.parameters(), gradients, strict=True):
@@ -227,21 +226,21 @@ def test_the_whitening_layer_gives_uncorrelated_numbers_of_one_variance() -> Non
     torch.manual_seed(0)
     net = SpeedrunNet(widths=(4, 8, 8))
     mixed = torch.einsum("nchw,dc->ndhw", torch.randn(50, 3, 32, 32), 100 * torch.randn(3, 3))
-    net.calibrate(mixed)
+    net.compute_whitening(mixed)
     responses = nn.functional.conv2d(mixed, net.whiten.weight[:12]).transpose(0, 1).flatten(1)
     covariance = responses @ responses.T / responses.shape[1]
     assert torch.allclose(covariance / STEEPNESS**2, torch.eye(12), atol=0.05)
 
 
 class Shown(SpeedrunNet):
-    def calibrate(self, images: torch.Tensor) -> None:
+    def compute_whitening(self, images: torch.Tensor) -> None:
         self.shown = images
 
 
-def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order(
+def test_images_of_every_class_whiten_a_network_although_a_folder_is_sorted_by_class(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_cifar.training.whitening.IMAGES", 6)
+    monkeypatch.setattr("lit_cifar.training.preparation.WHITENING_IMAGES", 6)
     net = Shown(num_classes=3, widths=(4, 8, 8))
     data = CIFAR10DataModule(str(pictures), batch_size=60, val_size=0)
     pl.Trainer(max_steps=1, logger=False, default_root_dir=tmp_path).fit(LitClassifier(net), datamodule=data)
@@ -290,8 +289,10 @@ def test_a_batch_is_cut_into_even_slices() -> None:
             return self.head(images.flatten(1))
 
     net = Seen()
-    step = SlicedStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()), 250, nullcontext)
-    step(torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64))
+    batch = torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64)
+    DirectStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()))(
+        take_share(batch, 501, slice_size=250)
+    )
     assert sizes == [167] * 3
 
 

@@ -11,11 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from pytorch_lightning import LightningDataModule, LightningModule
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
 from pytorch_lightning.cli import LightningCLI
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from lit_cifar.cli.parser import Parser, add_run_arguments, cause
 from lit_cifar.cli.peek import checkpoint_to_start_from, fill_in, peek
@@ -33,10 +33,8 @@ from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.precision import chosen_device, fast_precision
-from lit_cifar.training.processes import leave_process_group_at_exit, naming_lost_ranks
-from lit_cifar.training.trainer import lean
-from lit_cifar.training.trial import check
+from lit_cifar.training.preparation import chosen_device, fast_precision
+from lit_cifar.training.trainer import Trainer, leaving_process_group, naming_lost_ranks, refuse_spawned
 
 OWN_COMMANDS = {
     "show": "Write a labelled grid of training images, as the net sees them, to a PNG.",
@@ -72,9 +70,8 @@ def run(argv: list[str]) -> None:
             predict.main(argv[1:])
             return
     silence_lightning()
-    leave_process_group_at_exit()
     try:
-        with refusals_of_lightning():
+        with refusals_of_lightning(), leaving_process_group():
             LitCLI(argv)
     finally:
         release()
@@ -119,6 +116,7 @@ class LitCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             save_config_callback=WholeConfig,
+            trainer_class=Trainer,
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> Any:
@@ -186,7 +184,7 @@ class LitCLI(LightningCLI):
         if not self.subclass_mode_model and os.environ.get(DRAWN_INSTEAD):
             config.data.dataset = "drawn"
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Adds logger, progress bar, checkpoints and report to what the user asks for."""
         config = self.config_init[self.subcommand]
         if config.trainer.logger is False:
@@ -199,7 +197,7 @@ class LitCLI(LightningCLI):
         # so that config.yaml repeats the run, or fails where its images are gone
         self.config[self.subcommand].data.dataset = "drawn" if images.kind == "drawn" else "real"
         if self.subcommand != "fit" or not self._checkpoint:  # there `check_resumable` comes first
-            check(self.model, self.datamodule)  # before anything is written
+            self.model.check(self.datamodule)  # before anything is written
         if self.subcommand == "validate" and not self.datamodule.val_size:
             raise UsageError("validate has nothing to measure on: --data.val_size is 0, so no images were held out")
         self.model.recipe = config.recipe
@@ -224,9 +222,8 @@ class LitCLI(LightningCLI):
                 callbacks.append(self._best)
             callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, of which it tells
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # the report would be of its child
-            raise UsageError(f"--trainer.strategy {config.trainer.strategy} is for notebooks; take ddp")
-        return lean(trainer)
+        refuse_spawned(trainer, config.trainer.strategy)
+        return trainer
 
     def _with_finders(self, callbacks: list[Callback]) -> list[Callback]:
         """Lightning's finders before a training; a training that goes on, or a test, has no use for them."""

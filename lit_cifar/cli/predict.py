@@ -29,7 +29,7 @@ from lit_cifar.report.predictions import write_predictions
 from lit_cifar.runs.newest import named_checkpoint
 from lit_cifar.runs.own_net import own_net
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.memory import keep_freed_memory
+from lit_cifar.training.preparation import keep_freed_memory
 
 GUESSES = 3  # the class predicted, and two runners-up
 IN_THE_TABLE, ON_THE_SHEET = 20, 32

@@ -18,7 +18,7 @@ from running import start
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.errors import UserError
 from lit_cifar.nets.tutorial import Net
 
@@ -132,13 +132,13 @@ def test_what_is_first_not_finite_is_named(
     pictures: Path, where: str, loss: Callable[[Tensor, Tensor], Tensor], sentence: str
 ) -> None:
     data = CIFAR10DataModule(str(pictures), val_size=0)
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     with pytest.raises(UserError, match=rf"the loss is (NaN|infinite) at step 10 .*: {sentence} is the first"):
-        lean(trainer).fit(LitClassifier(Overflowing(where), partial(Standing, lr=0.1), loss=loss), datamodule=data)
+        trainer.fit(LitClassifier(Overflowing(where), partial(Standing, lr=0.1), loss=loss), datamodule=data)
 
 
 def test_nothing_is_said_of_a_training_in_python_that_holds_nothing_out(pictures: Path) -> None:
-    trainer = lean(pl.Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False))
+    trainer = Trainer(accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer.fit(LitClassifier(Net(num_classes=3)), datamodule=CIFAR10DataModule(str(pictures), val_size=0))

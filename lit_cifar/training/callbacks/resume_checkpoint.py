@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from lit_cifar.errors import UserError
 from lit_cifar.runs.folder import WholeCheckpoints
 from lit_cifar.runs.lock import hold
+from lit_cifar.training.trainer import gradients_are_pending, validation_is_next
 
 ANSWER = 0.2  # seconds in which several processes answer a signal
 
@@ -63,10 +64,6 @@ class LastCheckpoint(Checkpoint):
         self._met, self._batches, self._meeting = time.monotonic(), 0, 1
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
-        if trainer.world_size > 1:
-            # Lightning asks all ranks every step whether one had a SIGTERM, and then answers it in the signal handler,
-            # where a collective can deadlock. We ask in `_agree`, at a place where all ranks meet.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum
@@ -79,7 +76,7 @@ class LastCheckpoint(Checkpoint):
         signum, due = self._agree(trainer, self._signal, due, trainer.global_step == trainer.max_steps)
         if not signum and not due:
             return
-        if trainer.fit_loop._should_accumulate() or self._validation_follows(trainer):
+        if gradients_are_pending(trainer) or validation_is_next(trainer):
             self._meeting = 1  # ask again after the next batch: no checkpoint holds gradients
             return
         self._save(trainer)
@@ -113,17 +110,6 @@ class LastCheckpoint(Checkpoint):
         signum, due, self._meeting = state.tolist()
         self._batches = 0
         return signum, bool(due)
-
-    def _validation_follows(self, trainer: Trainer) -> bool:
-        """Whether validation or the epoch's end comes next: resumed from before a validation, Lightning leaves it out.
-
-        Where it follows every batch, we write none the less, and answer signals.
-        """
-        loop = trainer.fit_loop
-        if loop.epoch_loop._num_ready_batches_reached():
-            return True
-        assert loop._data_fetcher is not None
-        return trainer.val_check_batch != 1 and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes, after validation."""
