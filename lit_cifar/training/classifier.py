@@ -1,52 +1,42 @@
 """LitClassifier: loss, optimizer and metrics around any network that turns images into logits.
 
-It reads in the order of its life. The first hundred lines are its settings; the second hundred load a trained
-classifier, predict pictures, and try the parts before a training; the third hundred train, evaluate and write
-checkpoints, exactly on any number of devices: the gradient is that of the whole batch even if the shares are uneven,
-and every image of an evaluation counts once.
+It reads in the order of its life. The first hundred lines are its settings; the second hundred prepare and train; the
+third evaluate and write checkpoints. Loading and predicting are in predictor.py. It is exact on any number of devices:
+the gradient is that of the whole batch even if the shares are uneven, and every image of an evaluation counts once.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from dataclasses import replace
+from typing import Any, Literal, cast
 
-import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchmetrics import MetricCollection
-from typing_extensions import Self
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.data.pictures import Picture, to_batch
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation import metrics as evaluation
-from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
-from lit_cifar.runs.checkpoint import (
-    KEY,
-    build_net,
-    check_classes,
-    check_net,
-    class_and_arguments,
-    describe,
-    evaluation_settings,
-    read_checkpoint,
-)
+from lit_cifar.evaluation.test_time_augmentation import Views
+from lit_cifar.runs.card import RunCard, describe
+from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
-from lit_cifar.training.callbacks.divergence import CHECKED_EVERY, DivergenceWatch
+from lit_cifar.training.callbacks.divergence import DivergenceWatch
 from lit_cifar.training.history import TrainingRecord
-from lit_cifar.training.optimizers import Muon
-from lit_cifar.training.preparation import compile_net, keep_freed_memory, number_of_outputs, whiten
+from lit_cifar.training.optimizers import Muon, new_optimizer
+from lit_cifar.training.predictor import Predictor, require
+from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, count, take_share
 
+FINDERS = (LearningRateFinder, BatchSizeFinder)
 
-class LitClassifier(pl.LightningModule):
+
+class LitClassifier(Predictor):
     """Trains and tests a network on labelled images.
 
     Args:
@@ -78,113 +68,25 @@ class LitClassifier(pl.LightningModule):
         confidence_threshold: float = 1.0,
         compile: bool = False,
     ) -> None:
-        super().__init__()
-        _require(slice_size >= 0, f"slice_size {slice_size} must be 0 or more")
+        super().__init__(net, test_time_augmentation, confidence_threshold)
+        require(slice_size >= 0, f"slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
-        _require(in_range, f"sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        views = test_time_augmentation
-        _require(views in get_args(Views), f"test_time_augmentation {views} must be none, flip or flip-shift")
-        threshold = float(confidence_threshold)
-        _require(0 < threshold <= 1, f"confidence_threshold {threshold} must be more than 0 and at most 1")
-        self.net = net
+        require(in_range, f"sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.loss = loss
         self.slice_size = slice_size
         self.sides = sorted(sides)
-        self.test_time_augmentation, self.confidence_threshold = views, threshold
         self.compiled = compile
-        self.net_config = class_and_arguments(net)
-        """Class path and arguments of the network, from which a checkpoint builds it again."""
-        self.recipe = "python"
-        """Name of the recipe in checkpoints and reports."""
         self.lr: float | None = None
         """Learning rate found by Lightning's LearningRateFinder, in place of the optimizer's own."""
-        self.example_input_array = torch.zeros(1, 3, 32, 32)
-        self.whitened = False
-        """Whether a whitening layer has been computed: that of a trained network stays."""
         self.record = TrainingRecord()
-        self.classes: tuple[str, ...] = ()
-        """Class names in the order of the labels, known after training, testing or loading."""
-        self.mean: tuple[float, ...] = ()
-        """Mean of each channel, of values from 0 to 1, that is subtracted from images."""
-        self.std: tuple[float, ...] = ()
-        """Deviation of each channel by which images are divided."""
         self.test_logits: list[Tensor] = []
         """Logits `[n, C]` of each batch of the last test: the share of this rank."""
         self._checked: tuple[Any, ...] = ()
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
-
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the network
-        cls, checkpoint_path: str | Path, net: nn.Module | None = None, test_time_augmentation: Views | None = None
-    ) -> Self:
-        """Returns a trained classifier, on the CPU and ready to predict; call `train()` to train it further.
-
-        Args:
-            checkpoint_path: best.ckpt or last.ckpt of a run.
-            net: Network of the checkpoint's class, if that is not one of this project, torch or torchvision.
-            test_time_augmentation: As for the class; by default, the setting that the run was tested with.
-
-        Raises:
-            UsageError: The file is not a checkpoint of ours, or its network is not in this version.
-            UserError: The file is damaged.
-        """
-        checkpoint = read_checkpoint(checkpoint_path)
-        card = checkpoint[KEY]
-        if net is None:
-            check_net(card["net"], checkpoint_path)
-        weights = {name: weight for name, weight in checkpoint["state_dict"].items() if name.startswith("net.")}
-        settings = evaluation_settings(card)
-        if test_time_augmentation is not None:
-            settings["test_time_augmentation"] = test_time_augmentation
-        try:
-            module = cls(build_net(card["net"]) if net is None else net, **settings)
-            module.load_state_dict(weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                "network-unfit",
-                f"--ckpt_path {checkpoint_path} holds a network {card['net']['class_path']} with other arguments or"
-                " weights than this one; load it with the version that trained it, or with the network that was trained",
-            ) from error
-        module.whitened = True
-        module.net_config, module.recipe = card["net"], card["recipe"]
-        module.classes, module.mean, module.std = (tuple(card[key]) for key in ("classes", "mean", "std"))
-        return module.eval()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
-        return self.net(images)
-
-    @torch.no_grad()
-    def predict(self, images: Picture | Sequence[Picture]) -> Tensor:
-        """Returns probabilities `[N, C]` of one image or several, in the order of `classes`.
-
-        Args:
-            images: PIL images of any mode, arrays uint8 `[H, W]` (grey), `[H, W, 3]` or `[H, W, 4]` (RGBA), or tensors
-                uint8 `[3, H, W]`, of any size; or a whole batch as an array `[N, H, W, 3]` or a tensor `[N, 3, H, W]`.
-
-        Raises:
-            ValueError: An image has another shape or type, such as floating-point numbers.
-            UsageError: The classifier was neither trained nor loaded.
-        """
-        pixels = to_batch(images)
-        if not len(pixels):
-            return torch.empty(0, len(self.classes))
-        if not self.classes:
-            sentence = "The classifier knows no classes yet; train it, or use LitClassifier.load_from_checkpoint"
-            raise UsageError("network-untrained", sentence)
-        pictures = ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), self.classes)
-        batches = BatchLoader(pictures, 250, mean=self.mean, std=self.std, device=self.device)
-        layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
-        with evaluation.evaluating(self):
-            logits = [self._mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
-        return torch.cat(logits).softmax(1).cpu()
-
-    def _mean_logits(self, images: Tensor) -> Tensor:
-        return mean_logits(self, images, self.test_time_augmentation, self.confidence_threshold)
 
     @property
     def datamodule(self) -> CIFAR10DataModule:
@@ -197,22 +99,13 @@ class LitClassifier(pl.LightningModule):
         Raises:
             UsageError: They don't fit the data or each other.
         """
-        trial = (self.net, self.loss, self.make_optimizer, datamodule.classes)
-        if self._checked == trial:
-            return
-        # After fit, a compiled network is on the CPU, for which it is not compiled
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            outputs = number_of_outputs(self.net, self.loss, [side for _, side in self.sides])
-        classes = len(datamodule.classes)
-        if outputs != classes:
-            has = "have" if datamodule.images.kind == "drawn" else "has"
-            raise UsageError(
-                "network-classes",
-                f"The network has {outputs} outputs, but {datamodule.title} {has} {classes} classes;"
-                f" set --model.net.init_args.num_classes {classes}",
-            )
-        self.new_optimizer()
-        self._checked = trial
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes)
+        if self._checked != parts:
+            # After fit, a compiled network is on the CPU, for which it is not compiled
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                require_fit(self.net, self.loss, [side for _, side in self.sides], datamodule)
+            self.new_optimizer()
+            self._checked = parts
 
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Makes the optimizer with the learning rate of the recipe.
@@ -220,16 +113,39 @@ class LitClassifier(pl.LightningModule):
         Raises:
             UsageError: It refuses its arguments.
         """
-        try:
-            optimizer = self.make_optimizer(self.parameters())
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
-        if isinstance(optimizer, torch.optim.SparseAdam):
-            sentence = (
-                "--model.optimizer SparseAdam is for sparse gradients, which networks here don't have; use another"
-            )
-            raise UsageError("optimizer-refused", sentence)
-        return optimizer
+        return new_optimizer(self.make_optimizer, self.parameters())
+
+    def make_card(self, data: CIFAR10DataModule) -> RunCard:
+        """Returns what trains on these data.
+
+        Raises:
+            UsageError: A part of it can't be written down.
+        """
+        optimizer = describe(self.make_optimizer)
+        if self.lr is not None:
+            optimizer["init_args"]["lr"] = self.lr
+        schedule = self.make_lr_scheduler and describe(self.make_lr_scheduler)
+        transform = data.augmentation.transform
+        return RunCard(
+            recipe=self.recipe,
+            net=self.net_description,
+            classes=list(data.classes),
+            dataset=data.images.kind,
+            images=data.checksum,
+            mean=list(data.mean),
+            std=list(data.std),
+            val_size=data.val_size,
+            batch_size=data.batch_size,
+            seed=data.seed,
+            augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
+            optimizer=optimizer,
+            lr_scheduler=schedule and schedule | {"interval": self.lr_scheduler_interval},
+            loss=describe(self.loss),
+            slice_size=self.slice_size,
+            sides=[[*pair] for pair in self.sides],
+            test_time_augmentation=self.test_time_augmentation,
+            confidence_threshold=self.confidence_threshold,
+        )
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()
@@ -237,13 +153,13 @@ class LitClassifier(pl.LightningModule):
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
         self.check(data)
         if stage == "fit":
-            finders = (LearningRateFinder, BatchSizeFinder)
-            self._finding = any(isinstance(callback, finders) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+            self._finding = any(isinstance(callback, FINDERS) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
             if not self.whitened:
                 whiten(self.net, data)
                 self.whitened = True
             if self.compiled:
                 compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
+        self.card = self.make_card(data)
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:
@@ -255,45 +171,44 @@ class LitClassifier(pl.LightningModule):
                 group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        try:
-            scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
+        scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
     def on_fit_start(self) -> None:
-        if self._finding:  # what was found changes optimizer and schedule
+        if self._finding:  # what was found changes optimizer, schedule and card
             self.trainer.strategy.setup_optimizers(self.trainer)
             self._finding = False
+            self.card = self.make_card(self.datamodule)
 
     def on_train_start(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):  # see _begin_epoch, below
                 callback.on_train_epoch_start(self.trainer)
-        steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
         self._watch = None if self._finding else DivergenceWatch(self.trainer, self.net, self.loss)
-        self.record.begin(self.device)
+        self.record.begin(self.trainer, self.device)
         self._begin_epoch()  # on_train_epoch_start is not called if a run resumes in mid-epoch
         for config in self.trainer.lr_scheduler_configs:
             require_room(config.scheduler, config.interval, self.trainer)
 
     def _begin_epoch(self) -> None:
-        begin = getattr(self.net, "begin_epoch", None)
-        if begin is not None:
+        if begin := getattr(self.net, "begin_epoch", None):
             begin(share_done(self.trainer, self.current_epoch))
+
+    @property
+    def _train_loader(self) -> BatchLoader:
+        return cast(BatchLoader, self.trainer.train_dataloader)
 
     def on_train_epoch_start(self) -> None:
         self._begin_epoch()
         middle = share_done(self.trainer, self.current_epoch + 0.5)
         sides = [side for share, side in self.sides if share <= middle]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
-        cast(BatchLoader, self.trainer.train_dataloader).set_epoch(epoch, sides[-1] if sides else None)
+        self._train_loader.set_epoch(epoch, sides[-1] if sides else None)
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""
-        whole = cast(BatchLoader, self.trainer.train_dataloader).images_in_batch(batch_idx)
+        whole = self._train_loader.images_in_batch(batch_idx)
         return take_share(batch, whole, self.trainer.world_size, self.slice_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -311,17 +226,8 @@ class LitClassifier(pl.LightningModule):
         self.log_step()  # before any hook that may write a checkpoint
 
     def log_step(self) -> None:
-        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer."""
-        step = self.global_step + 1
-        if self._watch and step % CHECKED_EVERY == 0:
-            self._watch.look(self.record.loss, step)
-        if self._log_every and step % self._log_every == 0:
-            means = self.record.means(self.trainer, step)
-            if self._watch:
-                self._watch.require_finite_loss(means["train/loss"], step)
-            means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-            for logger in self.loggers:
-                logger.log_metrics(means, step)
+        """Checks and logs what the last steps did."""
+        self.record.log(self.trainer, self.global_step + 1, self._watch)
 
     def on_train_end(self) -> None:
         self._update_record()
@@ -351,7 +257,7 @@ class LitClassifier(pl.LightningModule):
         self.test_logits.clear()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.test_logits.append(self._count(batch, self.test_metrics, self._mean_logits))
+        self.test_logits.append(self._count(batch, self.test_metrics, self.mean_logits))
 
     def on_test_epoch_end(self) -> None:
         # one step after the last of training: a run resumed from its end drops these points and logs them again
@@ -359,7 +265,7 @@ class LitClassifier(pl.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns probabilities `[B, C]`."""
-        return self._mean_logits(batch[0]).softmax(1)
+        return self.mean_logits(batch[0]).softmax(1)
 
     def _count(self, batch: Batch, metrics: MetricCollection, net: Callable[[Tensor], Tensor]) -> Tensor:
         images, labels = batch
@@ -387,20 +293,27 @@ class LitClassifier(pl.LightningModule):
         """Adds what `test` needs to build network and data, and what `fit` needs to go on bit for bit."""
         if self.trainer.state.fn == "fit":
             self._update_record()
-        checkpoint[KEY] = describe(self, self.datamodule) | {
-            "record": self.record.state_dict(self.trainer),
+        assert self.card is not None
+        checkpoint[KEY] = {
+            "card": self.card.as_dict(),
+            "history": self.record.state_dict(self.trainer),
             "mlflow_run": mlflow_run(self.loggers),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the state of the run that wrote the checkpoint."""
-        check_classes(checkpoint[KEY], self.datamodule)
-        self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
+        card = RunCard.from_dict(checkpoint[KEY]["card"])
+        if tuple(card.classes) != self.datamodule.classes:
+            raise UsageError(
+                "data-classes",
+                f"The network knows the classes {', '.join(card.classes)}, but those of {self.datamodule.title} are"
+                f" {', '.join(self.datamodule.classes)}; use other images with --data.root, or another --ckpt_path",
+            )
+        if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
+            assert self.card is not None
+            names = ("dataset", "images", "test_time_augmentation", "confidence_threshold")
+            self.card = replace(card, **{name: getattr(self.card, name) for name in names})
+        self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: weights[name] for name in weights if name.startswith("net.") or name in own}
-
-
-def _require(in_range: bool, what: str) -> None:
-    if not in_range:
-        raise UsageError("value-out-of-range", f"--model.{what}")

@@ -6,16 +6,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.errors import UsageError
+
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients as steep as possible at zero; singular values end between 0.5 and 1.5, which is close enough to 1."""
+
+
+def new_optimizer(make: Callable[..., torch.optim.Optimizer], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes an optimizer.
+
+    Raises:
+        UsageError: It refuses its arguments, or is for sparse gradients.
+    """
+    try:
+        optimizer = make(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
+    return optimizer
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonal updates for filters; SGD with Nesterov momentum for all other weights.
 
-    Keller Jordan, "Muon" (2024, https://kellerjordan.github.io/posts/muon/), as he uses it on CIFAR-10: a filter bank is
-    scaled to a fixed norm before each step, and only the other weights decay. The rates of matrices and vectors are large
-    because the speedrun network divides its logits by its width.
+    Keller Jordan, "Muon" (2024, https://kellerjordan.github.io/posts/muon/), as he uses it on CIFAR-10: a filter bank
+    is scaled to a fixed norm before each step, and only the other weights decay. The rates of matrices and vectors are
+    large because the speedrun network divides its logits by its width.
 
     Args:
         params: Weights, or groups of them with options of their own; the `lr` of a group overrides the learning rate of

@@ -38,14 +38,12 @@ def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
 
 
 @torch.no_grad()
-def number_of_outputs(net: nn.Module, loss: Loss, sides: Sequence[int]) -> int:
+def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10DataModule) -> None:
     """Tries a network with images of 32 pixels and of these sides, and a loss with its logits.
 
-    Returns:
-        The number of logits.
-
     Raises:
-        UsageError: The network can't take such images or gives no logits, or the loss can't take logits and labels.
+        UsageError: The network can't take such images or has another number of logits than the data set has classes,
+            or the loss can't take logits and labels.
     """
     name = type(net).__name__
     weight = next(net.parameters(), torch.empty(0))
@@ -65,9 +63,14 @@ def number_of_outputs(net: nn.Module, loss: Loss, sides: Sequence[int]) -> int:
                 raise UsageError(
                     "network-unfit", f"--model.net: {name} must return logits [N, number of classes], not {shape}"
                 )
-    classes = logits.shape[1]
-    if not classes:
-        return 0
+    classes = len(data.classes)
+    if logits.shape[1] != classes:
+        have = "have" if data.images.kind == "drawn" else "has"
+        raise UsageError(
+            "network-classes",
+            f"The network has {logits.shape[1]} outputs, but {data.title} {have} {classes} classes;"
+            f" set --model.net.init_args.num_classes {classes}",
+        )
     labels = torch.zeros(classes + 1, dtype=torch.int64, device=weight.device)
     try:
         with warnings.catch_warnings():
@@ -79,7 +82,6 @@ def number_of_outputs(net: nn.Module, loss: Loss, sides: Sequence[int]) -> int:
         ) from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
-    return classes
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:

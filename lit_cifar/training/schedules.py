@@ -16,7 +16,8 @@ from lit_cifar.errors import UsageError
 class LinearToZero(LRScheduler):
     """Lets every learning rate fall in a straight line to 0 at the end of training, perhaps after a rise from 0.
 
-    With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as in David Page's "How to train your ResNet".
+    With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as David Page uses it ("How to train your
+    ResNet").
 
     Args:
         optimizer: The optimizer whose rates fall.
@@ -65,14 +66,17 @@ def make_schedule(
         trainer: Whose training it is for.
 
     Raises:
-        UsageError: It ends before the training, or goes by a validation that there won't be.
-        ValueError: It refuses its arguments.
+        UsageError: It refuses its arguments, ends before the training, or goes by a validation that there won't be.
     """
     given = make.keywords if isinstance(make, partial) else {}
     takes_length = "total_steps" in {**inspect.signature(make).parameters, **given}
     has_length = any(given.get(name) is not None for name in ("total_steps", "epochs"))  # OneCycleLR multiplies epochs
     length = _length(trainer, interval)
-    scheduler = make(optimizer, total_steps=length) if takes_length and not has_length and length else make(optimizer)
+    options = {"total_steps": length} if takes_length and not has_length and length else {}
+    try:
+        scheduler = make(optimizer, **options)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
     if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
         raise UsageError(
             "schedule-refused",
@@ -109,7 +113,7 @@ def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
         )
         raise UsageError(
             "schedule-refused",
-            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, but the training {length:,}; {remedy}",
+            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, the training {length:,}; {remedy}",
         )
 
 

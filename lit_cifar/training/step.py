@@ -4,9 +4,9 @@ A batch is shared out over processes, and each share goes through the network in
 counted of it stands here once: Lightning's own loop (`LitClassifier.training_step`), `DirectStep` and `RecordedStep`
 (recorded.py) all use it.
 
-Slices save time on a CPU: a convolutional network at batch 2,000 spends a third of its time moving activations to memory
-and back, and slices of 250 stay in the cache. Batch normalisation sees one slice at a time ("ghost batches", Hoffer et
-al., arXiv 1705.08741).
+Slices save time on a CPU: at batch 2,000 a convolutional network spends a third of its time moving activations to
+memory and back, and slices of 250 stay in the cache. Batch normalisation sees one slice at a time ("ghost batches",
+Hoffer et al., arXiv 1705.08741).
 """
 
 from collections.abc import Callable, Iterable, Iterator

@@ -1,9 +1,9 @@
 """Trainer: Lightning's, with a leaner loop for LitClassifier. No other file uses private names of Lightning.
 
 Of the 0.5 ms that Lightning's loop adds to a step, nine tenths go into moving a batch that is already on its device,
-collecting metrics that nobody logged, and calling hooks that do nothing. The leaner loop leaves them out if that changes
-nothing. A callback that looks at batches or gradients, a subclass of LitClassifier, or a profiler gets Lightning's own
-loop, and so does every other module.
+collecting metrics that nobody logged, and calling hooks that do nothing. The leaner loop leaves them out if nothing
+depends on them. A callback that looks at batches or gradients, a subclass of LitClassifier, or a profiler gets
+Lightning's own loop, and so does every other module.
 """
 
 import os

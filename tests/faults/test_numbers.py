@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from conftest import Cli, Result
 from PIL import Image
