@@ -33,7 +33,7 @@ class LinearToZero(LRScheduler):
             raise ValueError(f"rise {rise} must be from 0 to 1")
         if total_steps is None:
             raise ValueError(
-                "LinearToZero needs to know how long the training is; set --trainer.max_epochs, or"
+                "it needs total_steps, since the length of the training is unknown; set --trainer.max_epochs, or"
                 " --model.lr_scheduler.init_args.total_steps"
             )
         self.total_steps, self.rise = total_steps, rise

@@ -52,11 +52,10 @@ class Trainer(pl.Trainer):
 
     @wraps(pl.Trainer.__init__)  # type: ignore[misc]  # the arguments are those of the command line
     def __init__(self, **options: Any) -> None:
-        callbacks = options.get("callbacks") or []
-        asked = [callbacks] if isinstance(callbacks, Callback) else [*callbacks]
+        asked = options.get("callbacks") or []
+        has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, Callback) else asked))
         super().__init__(**options)
-        default = None if any(isinstance(callback, ProgressBar) for callback in asked) else self.progress_bar_callback
-        self._default_bar = default
+        self._default_bar = None if has_bar else self.progress_bar_callback
         self.is_lean = False
         """Whether the last epoch of a LitClassifier was trained by the leaner loop."""
         self.direct_step: DirectStep | None = None
@@ -92,12 +91,8 @@ class Trainer(pl.Trainer):
 
     def _direct_step(self, module: LitClassifier) -> DirectStep | None:
         """Chooses what computes a step at once, if nothing needs Lightning's own."""
-        optimizer, alone = self.optimizers[0], self.world_size == 1
-        plain_ddp = (
-            type(self.strategy) is DDPStrategy
-            and self.strategy._ddp_comm_hook is None
-            and self.strategy._layer_sync is None
-        )
+        optimizer, alone, strategy = self.optimizers[0], self.world_size == 1, self.strategy
+        plain_ddp = type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None
         if (
             not (alone or (plain_ddp and fits_one_message(module.net)))
             or self.precision not in PRECISIONS[:2]
@@ -126,17 +121,17 @@ def _leaner_loops(fit_loop: _FitLoop) -> Iterator[None]:
     """Lets Lightning's loops behave as those below; their state stays where it is, and is theirs again afterwards."""
     epoch_loop = fit_loop.epoch_loop
     loops: list[Any] = [fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
-    kinds: list[type] = [FitLoop, EpochLoop, Optimization, ValidationLoop]
-    if any(type(loop) is not kind.__base__ for loop, kind in zip(loops, kinds, strict=True)):
+    kinds = [type(loop) for loop in loops]
+    if kinds != [_FitLoop, _TrainingEpochLoop, _AutomaticOptimization, _EvaluationLoop]:
         yield  # the user replaced one of them
         return
     try:
-        for loop, kind in zip(loops, kinds, strict=True):
-            loop.__class__ = kind
+        for loop, leaner in zip(loops, (FitLoop, EpochLoop, Optimization, ValidationLoop), strict=True):
+            loop.__class__ = leaner
         yield
     finally:
         for loop, kind in zip(loops, kinds, strict=True):
-            loop.__class__ = kind.__base__
+            loop.__class__ = kind
 
 
 class FitLoop(_FitLoop):
@@ -241,30 +236,23 @@ class Optimization(_AutomaticOptimization):
 
 def _overrides(callback: Callback, hooks: tuple[str, ...]) -> bool:
     """Returns whether a callback has one of the hooks, in its class or, like LambdaCallback, on its own."""
-    if (
-        isinstance(callback, ModelCheckpoint)
-        and callback._every_n_train_steps < 1
-        and not callback._train_time_interval
-    ):
+    checkpoint = isinstance(callback, ModelCheckpoint)
+    if checkpoint and callback._every_n_train_steps < 1 and not callback._train_time_interval:  # type: ignore[attr-defined]
         hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # which does nothing then
     return any(getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name) for name in hooks)
 
 
-def gradients_are_pending(trainer: pl.Trainer) -> bool:
-    """Returns whether the last batch's gradients wait for those of the next."""
-    return trainer.fit_loop._should_accumulate()
+def is_between_steps(trainer: pl.Trainer) -> bool:
+    """Returns whether a checkpoint written now would be complete.
 
-
-def validation_is_next(trainer: pl.Trainer) -> bool:
-    """Returns whether validation or the end of the epoch follows, which Lightning leaves out if it resumes before it.
-
-    If validation follows every batch, the answer is no: otherwise there would never be a time to write a checkpoint.
+    It isn't if gradients wait for those of the next batch, or if validation or the end of the epoch is next, which
+    Lightning leaves out if it resumes before it. Validation after every batch does not count: there would be no time.
     """
     loop = trainer.fit_loop
-    if loop.epoch_loop._num_ready_batches_reached():
-        return True
+    if loop._should_accumulate() or loop.epoch_loop._num_ready_batches_reached():
+        return False
     assert loop._data_fetcher is not None
-    return trainer.val_check_batch != 1 and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return trainer.val_check_batch == 1 or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 def learning_rate_is_updated(callback: LearningRateFinder) -> bool:

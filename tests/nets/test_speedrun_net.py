@@ -63,7 +63,7 @@ def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
     words = (f"--config={RECIPES[0].with_name('speedrun.yaml')}", f"--data.root={pictures}")
     result = cli("fit", *words, "--model.net.init_args.depth=4")
     assert result.code == 2
-    assert "depth 4 must be 2 or 3" in result.err
+    assert "depth 4" in result.err
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
