@@ -1,5 +1,6 @@
 """Schedules, accumulated gradients and validations, where a training ends and goes on."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -175,6 +176,16 @@ def test_best_is_resumed_although_its_epoch_was_validated_before(fit: Fit, inter
     again = fit("parts", *words, "--ckpt_path=best", epochs=3)
     assert (again.code, again.err) == (0, "")
     assert "Finished training: 3 epochs, 30 steps" in again.out
+
+
+def test_the_time_of_a_training_includes_that_before_it_was_resumed(fit: Fit, tmp_path: Path) -> None:
+    assert fit("parts", epochs=1).code == 0
+    checkpoint = last(tmp_path / "parts")
+    checkpoint["lit_cifar"]["history"]["trained"]["seconds"] = 5000.0  # as if it had taken so long
+    torch.save(checkpoint, run_folder(tmp_path / "parts") / "checkpoints" / "last.ckpt")
+    assert fit("parts").code == 0
+    report = json.loads((run_folder(tmp_path / "parts") / "report.json").read_text())
+    assert 5000 < report["train_seconds"] < 5300
 
 
 def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None:

@@ -116,6 +116,11 @@ def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD([nn.Parameter(torch.zeros(2, 2))], lr=2.0)
 
 
+def test_the_schedule_needs_its_length_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match="total_steps"):
+        LinearToZero(sgd())
+
+
 def test_the_schedule_falls_in_a_line_to_zero() -> None:
     assert rates(LinearToZero(sgd(), 4), 6) == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
 
