@@ -1,4 +1,4 @@
-"""What figures are drawn of in tests, and what is written on them."""
+"""What the tests draw, and what they read from figures."""
 
 from itertools import combinations
 from pathlib import Path
@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
-from lit_cifar.evaluation.failures import describe, read_answers
-from lit_cifar.report import failure_figures, figures
+from lit_cifar.evaluation.confidence import describe, read_answers
+from lit_cifar.evaluation.metrics import class_scores
+from lit_cifar.report import charts, figures
 
 LONG_NAMES = (
     "Siberian husky",
@@ -52,30 +53,34 @@ def overlapping(labels: list[Text]) -> list[tuple[str, str]]:
     return [(a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)]
 
 
-def curve(count: int) -> tuple[list[int], list[float]]:
+def curve(count: int) -> list[tuple[int, float]]:
     noise = np.random.default_rng(0).normal(0, 0.1, count)
-    return list(range(1, count + 1)), (1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist()
+    return list(enumerate((1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist(), 1))
 
 
-def some_failures(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
-    """What report.json says of 40 images, most of them mistaken; the last class is never predicted."""
+def some_answers(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
+    """What report.json says about 40 images, most of them mistaken; the last class is never predicted."""
     labels = torch.arange(40) % len(names)
     guesses = torch.where(torch.arange(40) % 3 == 0, labels, (labels + 1) % len(names)).clamp(max=len(names) - 2)
     logits = torch.eye(len(names))[guesses] * torch.linspace(0.5, 9, 40)[:, None]
     matrix = torch.zeros(len(names), len(names)).index_put((labels, guesses), torch.ones(40), accumulate=True)
-    return describe(read_answers(logits, labels), matrix, names)
+    return describe(read_answers(logits, labels), names) | class_scores(matrix, names)
+
+
+def entry(image: int, actual: str, predicted: str, probability: float = 0.5) -> dict[str, Any]:
+    return {"image": image, "class": actual, "predicted": predicted, "probability": probability}
 
 
 def draw_one_of_each(folder: Path) -> list[Path]:
-    labels = torch.arange(6)
-    report = some_failures()
+    report = some_answers()
     drawn = {
-        "mistakes": failure_figures.mistakes(some_images(40), report["confident_mistakes"], "Mistakes"),
-        "uncertain": failure_figures.uncertain(some_images(40), report["uncertain_images"], "Uncertain"),
-        "reliability": failure_figures.reliability(report, "Reliability"),
-        "classes": failure_figures.per_class(report, "Classes"),
-        "predictions": figures.predictions(some_images(6), labels, labels.roll(1), CIFAR10_CLASSES, "Predictions"),
-        "confusion": figures.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
-        "loss": figures.loss(curve(150), ([150], [1.1]), "Loss"),
+        "mistakes": figures.predictions(some_images(40), report["confident_mistakes"], "Mistakes", framed=False),
+        "uncertain": figures.predictions(some_images(40), report["uncertain_images"], "Uncertain"),
+        "reliability": charts.reliability(report, "Reliability"),
+        "classes": charts.per_class(report, "Classes"),
+        "confusion": charts.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
+        "loss": charts.loss(curve(150), [(150, 1.1)], "Loss"),
+        "budgets": charts.budgets([1.0, 2.0], [0.5, 0.6], [1, 2], "Budgets"),
+        "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
