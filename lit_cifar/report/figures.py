@@ -23,7 +23,7 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from lit_cifar.evaluation.metrics import percent
-from lit_cifar.files import RUNS, write_whole
+from lit_cifar.files import RUNS_FLAG, write_whole
 
 DPI = 130  # a grid of eight columns fills a laptop's screen
 PIXELS_PER_POINT = DPI / 72
@@ -185,7 +185,7 @@ def sentence(text: str, title: str) -> Figure:
 
 
 @drawing()
-def save(figure: Figure, path: Path, flag: str = RUNS) -> Path:
+def save(figure: Figure, path: Path, flag: str = RUNS_FLAG) -> Path:
     """Writes a PNG, whole or not at all, and returns its path; `flag` sets another place to write to.
 
     Raises:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lit_cifar.data.sources import Images
 from lit_cifar.evaluation.metrics import percent
-from lit_cifar.files import RUNS, write_whole
+from lit_cifar.files import RUNS_FLAG, write_whole
 
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
@@ -110,7 +110,7 @@ def write_predictions(
     columns: Mapping[str, Sequence[object]],
     probabilities: Tensor,
     classes: Sequence[str],
-    flag: str = RUNS,
+    flag: str = RUNS_FLAG,
 ) -> None:
     """Writes predictions.csv, whole or not at all: for each image the columns, its predicted class, and `[N, C]`.
 
