@@ -22,6 +22,7 @@ from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.files import write_whole, writing
 from lit_cifar.report import tables
 from lit_cifar.report.loggers import log_report
+from lit_cifar.runs.card import RunCard
 from lit_cifar.training.classifier import LitClassifier
 
 if TYPE_CHECKING:
@@ -113,19 +114,20 @@ def in_order(trainer: Trainer, batches: Sequence[Tensor]) -> Tensor:
 def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, answers: Answers) -> dict[str, Any]:
     """Returns the content of report.json after a test."""
     data, results, trained = module.datamodule, module.test_results, module.record.trained
+    card = cast(RunCard, module.card)  # known from setup on
     epochs, loss = float(trained["epochs"]), float(results["loss"])
     scores = class_scores(results["confusion_matrix"], data.classes)
     return {
-        "recipe": module.recipe,
-        "dataset": data.images.kind,
-        "data_root": None if data.images.kind == "drawn" else str(data.root.resolve()),
+        "recipe": card.recipe,
+        "dataset": card.dataset,
+        "data_root": None if card.dataset == "drawn" else str(data.root.resolve()),
         "drawn_because": data.images.why_drawn or None,
-        "seed": data.seed,
-        "net": module.net_description["class_path"],
+        "seed": card.seed,
+        "net": card.net["class_path"],
         "parameters": _parameters(module),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
-        "batch_size": trained["batch_size"],
+        "batch_size": card.batch_size,
         "devices": trainer.world_size,
         "device_name": device_name(trainer),
         "precision": str(trainer.precision),
@@ -191,7 +193,7 @@ def _write(
     drawn["training images"] = figures.image_grid(train.images[chosen], captions, title)
     step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
     with writing(folder):
-        log_report(trainer, report, drawn, step)
+        log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
     return [folder / "report.html", folder / "report.json", *paths.values()]
 
 
