@@ -23,9 +23,9 @@ CLASSES_UP_TO = 100  # rows of the chart of the classes
 SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
-    "precision": ("precision: the share of images predicted as this class that belong to it", ">", BLUE),
-    "recall": ("recall: the share of images of this class that are predicted as it", "<", ORANGE),
-    "f1": ("F1: the harmonic mean of both", "d", INK),
+    "precision": ("precision: the share of images predicted as this class that belong to it", ">", 6, BLUE),
+    "recall": ("recall: the share of images of this class that are predicted as it", "<", 6, ORANGE),
+    "f1": ("F1: the harmonic mean of both", "|", 11, INK),
 }
 
 
@@ -80,11 +80,11 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         title = f"{title}: the {CLASSES_UP_TO} classes with the lowest F1"
     figure = blank(7 * DPI, (1.9 + 0.24 * len(names)) * DPI, title)
     axes = figure.add_subplot(xlim=(0, 1), ylim=(len(names) - 0.4, -0.6))
-    for score, (label, marker, colour) in SCORES.items():
+    for score, (label, marker, size, colour) in SCORES.items():
         values = [report[f"class_{score}"][name] for name in names]
         known = [float("nan") if value is None else value for value in values]
-        look: dict[str, Any] = {"marker": marker, "markersize": 7, "color": colour, "label": label}
-        axes.plot(known, range(len(names)), linestyle="none", clip_on=False, **look)
+        look: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2, "linestyle": "none"}
+        axes.plot(known, range(len(names)), color=colour, clip_on=False, label=label, **look)
     for row, name in enumerate(names):
         if report["class_recall"][name] is None:
             axes.text(1.03, row, "no images", va="center", color=GREY)
