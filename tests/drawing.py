@@ -1,5 +1,6 @@
 """What the tests draw, and what they read from figures."""
 
+from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,38 @@ def entry(image: int, actual: str, predicted: str, probability: float = 0.5) -> 
     return {"image": image, "class": actual, "predicted": predicted, "probability": probability}
 
 
+def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any]:
+    """What a test on such images would put into report.json."""
+    answers = read_answers(logits, labels)
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for label, guess in zip(answers.labels.tolist(), answers.predicted.tolist(), strict=True):
+        matrix[label, guess] += 1
+    return (
+        describe(answers, names)
+        | class_scores(matrix, names)
+        | {
+            "confusion_matrix": matrix.tolist(),
+            "recipe": "tutorial",
+            "dataset": "folder",
+            "data_root": "data",
+            "net": "lit_cifar.nets.tutorial.Net",
+            "parameters": 1,
+            "epochs": 1,
+            "steps": 1,
+            "batch_size": 1,
+            "seed": 0,
+            "precision": "32-true",
+            "device_name": "CPU",
+            "train_seconds": 1.0,
+            "test_seconds": 1.0,
+            "images_per_second": None,
+            "test_loss": 1.0,
+            "test_accuracy": 0.5,
+            "versions": {},
+        }
+    )
+
+
 def draw_one_of_each(folder: Path) -> list[Path]:
     report = some_answers()
     drawn = {
@@ -84,3 +117,19 @@ def draw_one_of_each(folder: Path) -> list[Path]:
         "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page: its tags with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
