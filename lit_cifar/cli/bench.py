@@ -17,7 +17,7 @@ from typing import Any
 from lit_cifar.cli.comparisons import COMPARISONS, SCRIPTS, Setting, fit
 from lit_cifar.errors import UsageError
 from lit_cifar.files import write_whole
-from lit_cifar.report import figures, tables
+from lit_cifar.report import charts, figures, tables
 
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 """Student's t for the middle 95 %, by degrees of freedom from 1; `_t_95` knows more."""
@@ -126,7 +126,7 @@ def _budgets(setting: Setting, epochs: list[int], path: Path) -> dict[str, Any]:
         runs.append(run)
     seconds = [run["train_seconds"] + run["test_seconds"] for run in runs]
     title = f"Accuracy against time: {about['recipe']} on {about['device_name']}"
-    drawn = figures.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
+    drawn = charts.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
     print(f"Written: {figures.save(drawn, path, '--output')}")
     return about | {"runs": runs}
 

@@ -25,7 +25,7 @@ from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report import tables
-from lit_cifar.report.predictions import write_predictions
+from lit_cifar.report.tables import write_predictions
 from lit_cifar.runs.checkpoint import find_checkpoint
 from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
