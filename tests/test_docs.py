@@ -108,6 +108,7 @@ def test_the_python_of_the_docs_runs(
         block = next((block for phrase, block in BLOCKS.items() if phrase in script), Block())
         block.prepare(tmp_path)
         with warnings.catch_warnings(record=True) as caught:
+            warnings.filterwarnings("ignore", "The number of training batches .* is smaller than the logging interval")
             exec(compile(small(script), "docs", "exec"), {"__name__": "__main__"})
         assert not caught, [str(warning.message) for warning in caught]
         printed = capfd.readouterr().out
