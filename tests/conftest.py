@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -85,7 +87,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs root: mounts a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -144,7 +146,7 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """One trained network, exported in all formats by the README's commands."""
+    """One trained network, exported in all formats."""
     folder = tmp_path_factory.mktemp("exported")
     pictures = paint_pictures(folder / "pictures")
     Image.open(pictures / "test" / "bird" / "000.png").resize((150, 100)).save(folder / "picture.jpg")
@@ -160,3 +162,20 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
             out[name] = printed.getvalue()
     checkpoint = folder / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "best.ckpt"
     return Exported(folder, checkpoint, out, err.getvalue())
+
+
+def not_run(reasons: Sequence[str]) -> str:
+    """One line about skipped tests. Each reason begins with `needs `, and may go on after a colon or a comma."""
+    counts = Counter(re.split("[:,]", reason.removeprefix("needs "), maxsplit=1)[0].strip() for reason in reasons)
+    parts = [f"{count} {'needs' if count == 1 else 'need'} {what}" for what, count in counts.most_common()]
+    if parts:
+        number, rest = parts[0].split(" ", 1)
+        parts[0] = f"{number} {'test' if number == '1' else 'tests'} {rest}"
+    return f"not run here: {', '.join(parts)}" if parts else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says at the end which tests were skipped for want of what."""
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    if line := not_run([str(longrepr[2]).removeprefix("Skipped: ") for longrepr in skipped]):
+        terminalreporter.write_line(line)

@@ -279,7 +279,7 @@ def test_the_newest_best_checkpoint_of_all_recipes_is_served_until_ctrl_c(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: reads /proc")
 def test_memory_stays_bounded_under_many_large_pictures_at_once(tmp_path: Path) -> None:
     process = start("demo", "--port=0", "--ckpt_path", save_checkpoint(tmp_path / "best.ckpt"))
     assert process.stdout is not None

@@ -151,7 +151,7 @@ def test_a_disk_without_room_is_noticed_before_a_mirror_is_asked(
     check(tmp_path, download(tmp_path, [server.url], ARCHIVE))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the disk that is always full is Linux's")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full: a disk that is always full")
 def test_a_disk_that_fills_up_in_the_middle_is_named(tmp_path: Path, mirror: Start) -> None:
     part_of(tmp_path).symlink_to("/dev/full")
     with pytest.raises(UserError) as caught:
@@ -174,7 +174,9 @@ def test_a_quota_that_shows_only_at_the_end_is_a_lack_of_room_and_keeps_the_part
     assert part_of(tmp_path).read_bytes() == BODY
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.skipif(
+    getattr(os, "geteuid", lambda: 0)() == 0, reason="needs another user than root: root may write anywhere"
+)
 def test_a_folder_without_permission_is_named(tmp_path: Path, mirror: Start) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match=re.escape(f"{tmp_path} can't be written (Permission denied); change that")):
@@ -202,7 +204,7 @@ def test_where_stderr_is_no_terminal_a_line_names_each_mirror_that_is_tried(
 
 
 def test_a_terminal_shows_a_bar_with_host_bytes_and_rate(tmp_path: Path, mirror: Start) -> None:
-    pty = pytest.importorskip("pty")
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal: the module pty")
     server = mirror(dribble)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-c", CHILD, str(tmp_path), server.url, *map(str, ARCHIVE)]

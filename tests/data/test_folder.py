@@ -171,7 +171,7 @@ def test_a_split_without_images_is_named(tmp_path: Path) -> None:
         open_images(tmp_path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: others have no such names")
 def test_a_class_whose_name_is_not_utf_8_is_named(pictures: Path) -> None:
     for split in ("train", "test"):
         (pictures / split / "bird").rename(pictures / split / os.fsdecode(b"caf\xe9"))

@@ -14,7 +14,7 @@ from running import start
 from test_demo import save_checkpoint
 
 GARBLED = "This is no HTTP request, or one whose headers are longer than 64 kB."
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: reads /proc")
 
 
 class Demo(NamedTuple):
