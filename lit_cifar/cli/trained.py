@@ -1,0 +1,33 @@
+"""The arguments with which predict, export and demo name a trained network, and loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from lit_cifar.cli.parser import Parser
+from lit_cifar.evaluation.test_time_augmentation import Views
+from lit_cifar.runs.newest import named_checkpoint
+from lit_cifar.runs.own_net import own_net
+from lit_cifar.training.classifier import LitClassifier
+
+
+def add_checkpoint_arguments(parser: Parser) -> None:
+    """Adds the flags that `load` reads."""
+    parser.add_argument(
+        "--ckpt_path", type=str, help="A checkpoint, or best or last of the newest run. By default, its best."
+    )
+    parser.add_argument("--model.net", type=str, help="Class path of your own network, if the checkpoint is of one.")
+    parser.add_argument(
+        "--trainer.default_root_dir", type=Path, default=Path(), help="Folder that contains lightning_logs."
+    )
+
+
+def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
+    """Returns the path of the checkpoint that the flags name, and its classifier.
+
+    Raises:
+        UsageError: There is no such checkpoint, or this version does not have its network.
+        UserError: The checkpoint is damaged.
+    """
+    path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    net = own_net(config.model.net, path) if config.model.net else None
+    return path, LitClassifier.load_from_checkpoint(path, net, test_time_augmentation)

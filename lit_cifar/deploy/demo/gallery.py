@@ -1,0 +1,54 @@
+"""The gallery of the demo page: test images with what they are and what the network predicts."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from lit_cifar.data.sources import holds_images, open_images
+from lit_cifar.training.classifier import LitClassifier
+
+SHOWN = 1000  # images, drawn by lot from all test images
+
+
+class Gallery(NamedTuple):
+    """Test images and their predictions."""
+
+    title: str
+    images: Tensor
+    """uint8 `[N, 3, 32, 32]`."""
+    labels: Tensor
+    """int64 `[N]`."""
+    predicted: Tensor
+    """int64 `[N]`."""
+
+
+def make_gallery(classifier: LitClassifier, root: Path, dataset: str) -> tuple[Gallery | None, str]:
+    """Returns the gallery, and a note about it for the page, which may be empty. Nothing is downloaded.
+
+    Args:
+        classifier: Predicts the images.
+        root: Folder of the test images. If it holds none, they are drawn by code.
+        dataset: The data set that the network was trained on; `drawn` means images drawn by code.
+    """
+    drawn, there = dataset == "drawn", holds_images(root)
+    images = open_images(root, "real" if there and not drawn else "drawn")
+    test = images.test
+    if test.classes != classifier.classes:
+        where = f" in {root}" if images.kind != "drawn" else ""
+        return None, f"No gallery: the network was trained on other classes than the test images{where} show."
+    note = ""
+    if drawn:
+        note = "The gallery shows synthetic images, on which this network was trained."
+    elif not there:
+        note = f"There are no test images in {root}, so the gallery shows synthetic ones."
+    total = len(test.labels)
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
+    console = Console(stderr=True)
+    parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
+    predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])
+    title = f"{len(chosen):,} of {total:,} test images" if len(chosen) < total else "Test images"
+    return Gallery(title, test.images[chosen], test.labels[chosen], predicted), note
