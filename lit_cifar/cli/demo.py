@@ -9,7 +9,6 @@ from pathlib import Path
 from lit_cifar.cli.parser import Parser
 from lit_cifar.cli.trained import add_checkpoint_arguments, load
 from lit_cifar.errors import UsageError
-from lit_cifar.runs.checkpoint import KEY, read_checkpoint
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     with listen(config.host, config.port) as listener:
         path, classifier = load(config)
-        gallery, note = make_gallery(classifier, config.data.root, read_checkpoint(path)[KEY]["dataset"])
+        gallery, note = make_gallery(classifier, config.data.root)
         hosts = [*LOCAL_HOSTS, config.host] if is_local(listener) else ["*"]
         server = uvicorn.Server(serving(make_app(classifier, gallery, note, hosts)))
         shown = f"[{config.host}]" if ":" in config.host else config.host

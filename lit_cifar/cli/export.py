@@ -9,7 +9,6 @@ from rich.console import Console
 from lit_cifar.cli.parser import Parser
 from lit_cifar.cli.trained import add_checkpoint_arguments, load
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
-from lit_cifar.runs.checkpoint import KEY, read_checkpoint
 
 
 def main(argv: list[str]) -> None:
@@ -28,19 +27,10 @@ def main(argv: list[str]) -> None:
     output = config.output or Path(f"model{FORMATS[config.format].suffix}")
     check_output(output, config.format)
     path, classifier = load(config, "none")
-    card = read_checkpoint(path)[KEY]
-    description = {
-        "recipe": classifier.recipe,
-        "net": card["net"] | ({"class_path": config.model.net} if config.model.net else {}),
-        "classes": classifier.classes,
-        "mean": classifier.mean,
-        "std": classifier.std,
-        "dataset": card["dataset"],
-    }
-    images, what = check_images(config.data.root, card["dataset"])
+    images, what = check_images(classifier, config.data.root)
     console = Console(file=sys.stderr)  # this very stream: torch's output is redirected while it exports
     with console.status(f"Exporting {path}") if console.is_terminal else nullcontext():
-        written, difference = export(classifier, description, config.format, output, images)
+        written, difference = export(classifier, config.format, output, images)
     print(f"Checkpoint: {path}, {type(classifier.net).__name__}, {len(classifier.classes)} classes")
     same = f"same predictions as LitClassifier.predict, probabilities within {difference:.1g}"
     print(f"Checked on {len(images):,} {what}: {same}")

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
@@ -26,9 +27,9 @@ from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
-from lit_cifar.runs.checkpoint import KEY, RUNS, check_resumable, default_net, evaluation_settings, read_checkpoint
-from lit_cifar.runs.folder import RunLogger, WholeConfig, beside_tensorboard, same_mlflow_run
-from lit_cifar.runs.lock import hold, release
+from lit_cifar.runs.checkpoint import RunCheckpoints, check_resumable, read_checkpoint
+from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold, new_version, release
+from lit_cifar.runs.network import default_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
@@ -95,14 +96,12 @@ class LitCLI(LightningCLI):
         self._recipe = peeked.recipe_name
         self._precision_named = peeked.precision is not None
         self._best: BestCheckpoint | None = None
-        self._card: dict[str, Any] = {}
         self._net: dict[str, Any] | None = None
         self._checkpoint = checkpoint_to_start_from(command, peeked)
         if self._checkpoint:
             if self._goes_on(command):
-                hold(self._checkpoint.parent)
-            self._card = read_checkpoint(self._checkpoint)[KEY]
-            self._net = default_net(self._card["net"], self._checkpoint, peeked.net, command == "fit")
+                hold(self._checkpoint.path.parent)
+            self._net = default_net(self._checkpoint, peeked.net, command == "fit")
         elif command in ("validate", "test", "predict") and not any(
             word.split("=")[0] in ("-h", "--help", "--print_config") for word in argv
         ):
@@ -134,22 +133,24 @@ class LitCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         """Adds the recipe's name, and takes what a checkpoint says of net and data as defaults."""
-        recipe = self._recipe if self._argv[:1] == ["fit"] else self._card.get("recipe", self._recipe)
+        card = self._checkpoint and self._checkpoint.card
+        recipe = card.recipe if card and self._argv[:1] != ["fit"] else self._recipe
         add_run_arguments(parser, recipe)
         parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
         if self.subclass_mode_model:
             return
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        if card := self._card:
+        if card:
             parser.set_defaults(
                 {
-                    "data.dataset": "drawn" if card["dataset"] == "drawn" else "real",
-                    "data.mean": card["mean"],
-                    "data.std": card["std"],
-                    "data.val_size": card["val_size"],
-                    "seed_everything": card["seed"],
+                    "data.dataset": "drawn" if card.dataset == "drawn" else "real",
+                    "data.mean": card.mean,
+                    "data.std": card.std,
+                    "data.val_size": card.val_size,
+                    "seed_everything": card.seed,
+                    "model.test_time_augmentation": card.test_time_augmentation,
+                    "model.confidence_threshold": card.confidence_threshold,
                 }
-                | {f"model.{key}": value for key, value in evaluation_settings(card).items()}
                 | ({"model.net": self._net} if self._net else {})
             )
 
@@ -185,6 +186,11 @@ class LitCLI(LightningCLI):
         config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
         if not self.subclass_mode_model and os.environ.get(DRAWN_INSTEAD):
             config.data.dataset = "drawn"
+        if self._checkpoint and self._goes_on(self.subcommand):
+            asked = config.trainer.logger
+            for logger in asked if isinstance(asked, list) else [asked]:
+                if str(getattr(logger, "class_path", "")).endswith("MLFlowLogger") and not logger.init_args.run_id:
+                    logger.init_args.run_id = self._checkpoint.mlflow_run
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds logger, progress bar, checkpoints and report to what the user asks for."""
@@ -202,14 +208,11 @@ class LitCLI(LightningCLI):
             check(self.model, self.datamodule)  # before anything is written
         if self.subcommand == "validate" and not self.datamodule.val_size:
             raise UsageError("validate has nothing to measure on: --data.val_size is 0, so no images were held out")
-        self.model.recipe = config.recipe
-        self.model.net_config = self.config[self.subcommand].model.net.as_dict()
+        self.model.name_run(config.recipe, self.config[self.subcommand].model.net.as_dict())
         name = f"{config.recipe}-drawn" if images.kind == "drawn" else config.recipe
         root = config.trainer.default_root_dir or "."
         ours = RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **self._same_run(Path(root, RUNS, name)))
-        kwargs["logger"] = loggers = beside_tensorboard(config.trainer.logger, ours)
-        if self._goes_on(self.subcommand):
-            same_mlflow_run(loggers, self._card.get("mlflow_run"))
+        kwargs["logger"] = beside_tensorboard(config.trainer.logger, ours)
         asked = config.trainer.callbacks or []
         callbacks: list[Callback] = [asked] if isinstance(asked, Callback) else list(asked)
         if any(isinstance(callback, FINDERS) for callback in callbacks):
@@ -226,19 +229,21 @@ class LitCLI(LightningCLI):
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # the report would be of its child
             raise UsageError(f"--trainer.strategy {config.trainer.strategy} is for notebooks; take ddp")
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = RunCheckpoints(self._checkpoint)
         return lean(trainer)
 
     def _with_finders(self, callbacks: list[Callback]) -> list[Callback]:
         """Lightning's finders before a training; a training that goes on, or a test, has no use for them."""
         if self._checkpoint and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-            self.datamodule.batch_size = self._card["batch_size"]
+            self.datamodule.batch_size = self._checkpoint.card.batch_size
         if self.subcommand != "fit" or self._checkpoint:
             return [callback for callback in callbacks if not isinstance(callback, FINDERS)]
         return [Finders(), *callbacks]
 
     def _goes_on(self, command: str | None) -> bool:
         """Whether this is the training that wrote a last.ckpt, resumed."""
-        return command == "fit" and self._checkpoint is not None and self._checkpoint.name == "last.ckpt"
+        return command == "fit" and self._checkpoint is not None and self._checkpoint.path.name == "last.ckpt"
 
     def _same_run(self, runs: Path) -> dict[str, Any]:
         """Arguments for a logger that goes on in the run folder of last.ckpt, and drops the steps that were lost.
@@ -246,30 +251,30 @@ class LitCLI(LightningCLI):
         A last.ckpt from elsewhere than `runs` begins a new folder, lest it be that of another run.
         """
         if not self._goes_on(self.subcommand) or self._checkpoint is None:
-            return {}
-        if self._checkpoint.resolve().parent.parent.parent != runs.resolve():
-            return {}
+            return {"version": new_version(runs)}
+        if self._checkpoint.path.resolve().parents[2] != runs.resolve():
+            return {"version": new_version(runs)}
         return {
-            "version": self._checkpoint.parent.parent.name,
-            "purge_step": self._card["record"]["trained"]["steps"] + 1,
+            "version": self._checkpoint.path.parents[1].name,
+            "purge_step": self._checkpoint.history["trained"]["steps"] + 1,
         }
 
     def fit(self, **kwargs: Any) -> None:
         """Trains."""
         if self._checkpoint and not self.subclass_mode_model:
-            check_resumable(self._card, self._checkpoint, self.model, self.datamodule)
+            check_resumable(self._checkpoint, self.model.make_card(self.datamodule), self.datamodule.root)
         with naming_lost_ranks(self.trainer):
             self.trainer.fit(**kwargs | self._from_checkpoint())
 
     def _from_checkpoint(self) -> dict[str, Any]:
-        return {"ckpt_path": self._checkpoint and str(self._checkpoint), "weights_only": True}
+        return {"ckpt_path": self._checkpoint and str(self._checkpoint.path), "weights_only": True}
 
     def after_fit(self) -> None:
         """Tests the trained model: the best on validation, or the last where nothing is held out."""
         if self.subclass_mode_model or self.trainer.interrupted:
             return
         if self._best is not None and self._best.best_model_path:
-            self.model.load_state_dict(read_checkpoint(self._best.best_model_path)["state_dict"])
+            self.model.load_state_dict(read_checkpoint(self._best.best_model_path).content["state_dict"])
         with naming_lost_ranks(self.trainer):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from lit_cifar.errors import UsageError
-from lit_cifar.runs.checkpoint import RUNS
-from lit_cifar.runs.newest import named_checkpoint, newest_checkpoint
+from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint, newest_checkpoint, read_checkpoint
+from lit_cifar.runs.folder import RUNS
 
 
 def peek(words: Sequence[str]) -> argparse.Namespace:
@@ -57,7 +57,7 @@ def _text(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
-def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Path | None:
+def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Checkpoint | None:
     """`last` and `best` are the newest intact one, of this recipe if it is named.
 
     Raises:
@@ -66,10 +66,10 @@ def checkpoint_to_start_from(command: str, peeked: argparse.Namespace) -> Path |
     path, root, recipe = peeked.ckpt_path or None, peeked.default_root_dir, peeked.recipe_name
     name = "last" if path is None and command == "fit" and peeked.resume == "auto" else path
     if name not in ("last", "best"):
-        return Path(path) if path else None
+        return read_checkpoint(path) if path else None
     logged = peeked.logger not in ("false", "False")
     if logged and command != "fit" and not peeked.config and not peeked.recipe:
-        return named_checkpoint(name, root)
+        return find_checkpoint(name, root)
     if not logged:  # no run folder: checkpoints lie where Lightning puts them
         folders, pattern = [root], f"checkpoints/{name}.ckpt"
     else:

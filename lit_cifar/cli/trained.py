@@ -1,12 +1,13 @@
 """The arguments with which predict, export and demo name a trained network, and loading it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lit_cifar.cli.parser import Parser
 from lit_cifar.evaluation.test_time_augmentation import Views
-from lit_cifar.runs.newest import named_checkpoint
-from lit_cifar.runs.own_net import own_net
+from lit_cifar.runs.checkpoint import find_checkpoint
+from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
 
 
@@ -28,6 +29,10 @@ def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path
         UsageError: There is no such checkpoint, or this version does not have its network.
         UserError: The checkpoint is damaged.
     """
-    path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    net = own_net(config.model.net, path) if config.model.net else None
-    return path, LitClassifier.load_from_checkpoint(path, net, test_time_augmentation)
+    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    named = config.model.net
+    net = own_net(named, checkpoint) if named else None
+    classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
+    if named and classifier.card:
+        classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
+    return checkpoint.path, classifier

@@ -26,7 +26,7 @@ from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.files import whole
 from lit_cifar.report.run_report import PACKAGES
-from lit_cifar.runs.checkpoint import build_net
+from lit_cifar.runs.network import build_net
 from lit_cifar.training.classifier import LitClassifier
 
 CONFIG = "config.json"
@@ -84,24 +84,25 @@ def _weights_of(config: Path) -> str | None:
         return None
 
 
-def check_images(root: Path, dataset: str) -> tuple[Tensor, str]:
+def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
     """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are.
 
     Args:
-        root: Folder of the run's images. If it holds none, they are drawn by code.
-        dataset: The data set that the network was trained on; `drawn` means images drawn by code.
+        classifier: To be exported.
+        root: Folder of test images. If it contains none, or the network was trained on synthetic images,
+            synthetic images are used.
     """
-    if dataset == "drawn" or not holds_images(root):
-        why = "" if dataset == "drawn" else f", since {root} contains no images"
-        return draw(train=10, test=IMAGES)[1].images, f"drawn images{why}"
+    assert classifier.card is not None  # it was loaded
+    drawn = classifier.card.dataset == "drawn"
+    if drawn or not holds_images(root):
+        why = "" if drawn else f", since {root} contains no images"
+        return draw(train=10, test=IMAGES)[1].images, f"synthetic images{why}"
     images = open_images(root).test.images
     count = min(IMAGES, len(images))
     return images[torch.arange(count) * len(images) // count], f"test images in {root}"
 
 
-def export(
-    classifier: LitClassifier, description: dict[str, Any], name: FormatName, output: Path, images: Tensor
-) -> tuple[list[Path], float]:
+def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:
     """Writes a file, whole or not at all, once it was checked on the images.
 
     Returns:
@@ -110,8 +111,11 @@ def export(
     Raises:
         UserError: The network can't be exported, the file predicts something else, or it can't be written.
     """
-    kind, network = FORMATS[name], Standalone(classifier.net, classifier.mean, classifier.std)
+    assert classifier.card is not None  # it was loaded
+    card, kind = classifier.card.as_dict(), FORMATS[name]
+    network = Standalone(classifier.net, classifier.mean, classifier.std)
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
+    description = {key: card[key] for key in ("recipe", "net", "classes", "mean", "std", "dataset")}
     size = sum(weight.nbytes for weight in classifier.net.state_dict().values())
     with whole(output, size, "--output") as part:
         kind.write(network, description | {"versions": versions}, part)

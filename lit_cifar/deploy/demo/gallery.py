@@ -26,15 +26,16 @@ class Gallery(NamedTuple):
     """int64 `[N]`."""
 
 
-def make_gallery(classifier: LitClassifier, root: Path, dataset: str) -> tuple[Gallery | None, str]:
+def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
     """Returns the gallery, and a note about it for the page, which may be empty. Nothing is downloaded.
 
     Args:
         classifier: Predicts the images.
-        root: Folder of the test images. If it holds none, they are drawn by code.
-        dataset: The data set that the network was trained on; `drawn` means images drawn by code.
+        root: Folder of the test images. If it contains none, or the network was trained on synthetic images,
+            synthetic images are shown.
     """
-    drawn, there = dataset == "drawn", holds_images(root)
+    assert classifier.card is not None  # it was loaded
+    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
     images = open_images(root, "real" if there and not drawn else "drawn")
     test = images.test
     if test.classes != classifier.classes:

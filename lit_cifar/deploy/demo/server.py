@@ -75,7 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
         why = getattr(error, "strerror", None) or reason(error)
         raise UsageError(
             "address-unavailable",
-            f"demo can't listen on --host {host} --port {port} ({why}); choose others, such as --port 0 for any free port",
+            f"demo can't listen on --host {host} --port {port} ({why}); use others, or --port 0 for any free port",
         ) from error
 
 
