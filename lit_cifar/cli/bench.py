@@ -48,13 +48,8 @@ def main(argv: list[str]) -> None:
         raise UsageError("value-missing", "bench needs --runs or --epochs; see --help")
     if options.runs is not None and options.runs < 1:
         raise UsageError("value-out-of-range", f"--runs {options.runs} must be at least 1")
-    if not options.output.parent.is_dir():
-        folder = options.output.parent
-        raise UsageError(
-            "output-refused", f"--output {options.output}: there is no folder {folder}; create it, or use another one"
-        )
-    if options.output.is_dir() or options.output.suffix == ".png":
-        raise UsageError("output-refused", f"--output {options.output} must be a JSON file, such as bench.json")
+    if options.output.is_dir() or not options.output.parent.is_dir() or options.output.suffix == ".png":
+        raise UsageError("output-refused", f"--output {options.output} must be a JSON file in a folder that exists")
     command = [sys.executable, "-m", "lit_cifar", "fit", "--config", options.config, *flags, "--resume=never"]
     with _sigterm_exits():
         if options.runs:
@@ -74,7 +69,7 @@ def _numbers(text: str) -> list[int]:
 
 @contextmanager
 def _sigterm_exits() -> Iterator[None]:
-    """Turns SIGTERM into an exception, so that the training is ended too."""
+    """Turns SIGTERM into an exception, so that it ends the training too."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         yield
@@ -83,7 +78,6 @@ def _sigterm_exits() -> Iterator[None]:
 
 
 def _repeat(command: list[str], count: int) -> dict[str, Any]:
-    """Trains with one seed after another."""
     trained = [_train(command, "seed", seed, f"--seed_everything={seed}") for seed in range(count)]
     runs = [run for run, _ in trained]
     accuracies = [run["test_accuracy"] for run in runs]
@@ -101,7 +95,6 @@ def _repeat(command: list[str], count: int) -> dict[str, Any]:
 
 
 def _budgets(command: list[str], epochs: list[int], path: Path) -> dict[str, Any]:
-    """Trains for each number of epochs, and draws accuracy against time."""
     trained = [_train(command, "epochs", number, f"--trainer.max_epochs={number}") for number in epochs]
     runs, about = [run for run, _ in trained], trained[0][1]
     seconds = [run["train_seconds"] + run["test_seconds"] for run in runs]
@@ -130,12 +123,9 @@ def _printed(command: list[str]) -> str:
     try:
         out, err = process.communicate()
     finally:
-        if process.returncode is None:  # Ctrl-C or SIGTERM: give it time to write its checkpoint
+        if process.returncode is None:  # Ctrl-C or SIGTERM: it may write its checkpoint first
             process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
+            process.wait()
     if process.returncode:
         last = (err.strip().splitlines() or [f"the training ended with exit code {process.returncode}"])[-1]
         code = re.search(r" \[([a-z-]+)\]$", last)

@@ -30,12 +30,7 @@ def names_pictures(words: Sequence[str]) -> bool:
 
 
 def main(argv: list[str]) -> None:
-    """Predicts, prints a table, and writes predictions.csv and a contact sheet.
-
-    Raises:
-        UsageError: A path or flag is wrong, or there is no checkpoint.
-        UserError: Some pictures could not be read; the others are predicted and written.
-    """
+    """Predicts, prints a table, and writes predictions.csv and a contact sheet; then fails if a file was unreadable."""
     words, flags = _split(argv)
     parser = Parser(
         prog="python -m lit_cifar predict",
@@ -100,7 +95,6 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_writable(folder: Path) -> None:
-    """Fails before anything is predicted."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -23,12 +23,7 @@ def add_checkpoint_arguments(parser: Parser) -> None:
 
 
 def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
-    """Returns the path of the checkpoint that the flags name, and its classifier.
-
-    Raises:
-        UsageError: There is no such checkpoint, or this version does not have its network.
-        UserError: The checkpoint is damaged.
-    """
+    """Returns the path of the checkpoint that the flags name, and its classifier."""
     checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
     named = config.model.net
     net = own_net(named, checkpoint) if named else None

@@ -50,11 +50,7 @@ class Format(NamedTuple):
 
 
 def check_output(output: Path, name: FormatName) -> None:
-    """Refuses a path that would be a mistake or destroy something else, and a format whose packages are missing.
-
-    Raises:
-        UsageError: The path or the format can't be used.
-    """
+    """Raises UsageError if a file of this path would destroy something else, or the format's packages are missing."""
     suffix, config = FORMATS[name].suffix, output.with_name(CONFIG)
     wrong = ""
     if output.is_dir():
@@ -85,13 +81,7 @@ def _weights_of(config: Path) -> str | None:
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
-    """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are.
-
-    Args:
-        classifier: To be exported.
-        root: Folder of test images. If it contains none, or the network was trained on synthetic images,
-            synthetic images are used.
-    """
+    """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
     drawn = classifier.card.dataset == "drawn"
     if drawn or not holds_images(root):
@@ -103,10 +93,10 @@ def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
 
 
 def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:
-    """Writes a file, whole or not at all, once it was checked on the images.
+    """Writes a file, whole or not at all, if it predicts the images like `LitClassifier.predict`.
 
     Returns:
-        The files written, and the largest difference of a probability from `LitClassifier.predict`.
+        The files written, and the largest difference of a probability.
 
     Raises:
         UserError: The network can't be exported, the file predicts something else, or it can't be written.
@@ -125,11 +115,7 @@ def export(classifier: LitClassifier, name: FormatName, output: Path, images: Te
 
 
 def _difference(kind: Format, file: Path, expected: Tensor, images: Tensor, output: Path) -> float:
-    """Returns the largest difference of a probability.
-
-    Raises:
-        UserError: It is too large, another class is predicted, a probability is not finite, or the file does not run.
-    """
+    """Returns the largest difference of a probability, or raises UserError if the file does not do as expected."""
     if not expected.isfinite().all():
         raise UserError(
             "diverged", f"--output {output} was not written: the network computes NaN; export another checkpoint"
@@ -224,7 +210,7 @@ def _traced(network: Standalone) -> torch.export.ExportedProgram:
 
 @contextmanager
 def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
-    """Hides what torch prints and logs, and turns its errors into one sentence."""
+    """Hides what torch prints and logs, and turns its errors into UserError."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -236,8 +222,8 @@ def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
     except Exception as error:  # a forward may be any Python, and so may what it raises
         raise UserError(
             "export-failed",
-            f"--format {name}: torch can't export {type(network.net).__name__} ({reason(error)});"
-            " change its forward, or use --format safetensors, which does not trace it",
+            f"--format {name} can't export {type(network.net).__name__} ({reason(error)}); change its forward, or use"
+            " --format safetensors, which does not trace it",
         ) from error
     finally:
         logging.disable(disabled)

@@ -1,7 +1,7 @@
 """The gallery of the demo page: test images with what they are and what the network predicts."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -15,37 +15,31 @@ SHOWN = 1000  # images, drawn by lot from all test images
 
 
 class Gallery(NamedTuple):
-    """Test images and their predictions."""
+    """Test images, uint8 `[N, 3, 32, 32]`, with their labels and predictions, int64 `[N]`."""
 
     title: str
     images: Tensor
-    """uint8 `[N, 3, 32, 32]`."""
     labels: Tensor
-    """int64 `[N]`."""
     predicted: Tensor
-    """int64 `[N]`."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what the page needs to know; it asks for the images one by one."""
+        return {"title": self.title, "labels": self.labels.tolist(), "predicted": self.predicted.tolist()}
 
 
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
-    """Returns the gallery, and a note about it for the page, which may be empty. Nothing is downloaded.
+    """Returns the gallery, and a note about it for the page, which may be empty. Downloads nothing.
 
-    Args:
-        classifier: Predicts the images.
-        root: Folder of the test images. If it contains none, or the network was trained on synthetic images,
-            synthetic images are shown.
+    The images are those in `root`; if it contains none or the network was trained on synthetic images, synthetic ones.
     """
     assert classifier.card is not None  # it was loaded
     drawn, there = classifier.card.dataset == "drawn", holds_images(root)
-    images = open_images(root, "real" if there and not drawn else "drawn")
-    test = images.test
+    test = open_images(root, "real" if there and not drawn else "drawn").test
     if test.classes != classifier.classes:
-        where = f" in {root}" if images.kind != "drawn" else ""
-        return None, f"No gallery: the network was trained on other classes than the test images{where} show."
-    note = ""
+        return None, f"No gallery: the test images in {root} have other classes than the network."
+    note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
     if drawn:
         note = "The gallery shows synthetic images, on which this network was trained."
-    elif not there:
-        note = f"There are no test images in {root}, so the gallery shows synthetic ones."
     total = len(test.labels)
     chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
     console = Console(stderr=True)

@@ -26,11 +26,7 @@ GREYED = 0.15  # how much of a picture shows through the grey where the network 
 
 
 def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
-    """Returns what the page shows for a picture's file: probabilities, what the network sees, and where it looked.
-
-    Raises:
-        UserError: The picture can't be decoded or is too large, or the network computes NaN.
-    """
+    """Returns what the page shows for a picture's file, or raises UserError."""
     pixels = decode(content)
     probabilities = classifier.predict(pixels)[0]
     if not probabilities.isfinite().all():
@@ -52,11 +48,7 @@ def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any
 
 
 def decode(content: bytes | bytearray) -> Tensor:
-    """Returns uint8 `[3, 32, 32]` of a picture's file, whose size is checked before a pixel is decoded.
-
-    Raises:
-        UserError: It is not a picture, is damaged, or is too large.
-    """
+    """Returns uint8 `[3, 32, 32]` of a picture's file, or raises UserError; checks its size before decoding."""
     large = f"The picture has more than {PIXELS // 10**6} million pixels. Send a smaller one."
     try:
         with opened(io.BytesIO(content), FORMATS) as picture:
@@ -75,8 +67,7 @@ def decode(content: bytes | bytearray) -> Tensor:
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
     """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, 32, 32]` speaks for the class `label`.
 
-    It has the resolution of the network's last convolution, and is 0 everywhere if no place speaks for the class. None
-    if the network has no convolution.
+    It has the resolution of the network's last convolution. None if the network has no convolution.
     """
     from captum.attr import LayerGradCam
 

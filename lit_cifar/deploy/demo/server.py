@@ -1,13 +1,10 @@
 """The server of the demo page: a picture in, probabilities out, and a gallery. It keeps nothing and writes no file.
 
-It has six addresses: the page's three files, what the page shows, the gallery's images, and `POST /predict`. It answers
-errors with a sentence, `{"error": "..."}`.
-
-Memory is bounded: pictures that are arriving or waiting hold at most HELD bytes, and one at a time is decoded. The
-number of connections is limited by uvicorn. If the server listens on this machine's own address, it refuses requests
-for other host names; and everywhere, requests sent by pages of other sites, so that no other site can reach it through
-the browser. With another `--host` it accepts any name, and whoever reaches the machine may ask. A
-Content-Security-Policy forbids the browser to load anything from elsewhere.
+It answers errors with a sentence, `{"error": "..."}`. Memory is bounded: pictures that are arriving or waiting hold at
+most HELD bytes, and one at a time is decoded; uvicorn limits the number of connections. No other site can reach the
+server through the browser: requests sent by pages of other sites are refused, and so are other host names, unless
+`--host` is an address that other machines reach. A Content-Security-Policy forbids the page to load anything from
+elsewhere.
 """
 
 import asyncio
@@ -49,10 +46,6 @@ FILES = {
     "/page.js": ("page.js", "text/javascript"),
 }
 BUSY = "The server is busy. Try again in a moment."
-SENTENCES = {  # in place of Starlette's
-    "Not Found": "There is nothing at this address. The page is at /.",
-    "Method Not Allowed": "This address does not support that method. The Allow header lists the supported ones.",
-}
 HEADERS = [
     (
         "Content-Security-Policy",
@@ -73,14 +66,14 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((address[0], port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError for a name such as a..b
         why = getattr(error, "strerror", None) or reason(error)
-        raise UsageError(
-            "address-unavailable",
-            f"demo can't listen on --host {host} --port {port} ({why}); use others, or --port 0 for any free port",
-        ) from error
+        sentence = (
+            f"demo can't listen on --host {host} --port {port} ({why}); use others, or --port 0 for any free port"
+        )
+        raise UsageError("address-unavailable", sentence) from error
 
 
 def is_local(listener: socket.socket) -> bool:
-    """Whether only this machine reaches the socket."""
+    """Returns whether only this machine reaches the socket."""
     return ip_address(listener.getsockname()[0]).is_loopback
 
 
@@ -103,14 +96,7 @@ def serving(app: Starlette) -> uvicorn.Config:
 
 
 def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, hosts: Sequence[str]) -> Starlette:
-    """Returns the page of a trained classifier, as an ASGI application.
-
-    Args:
-        classifier: Predicts the pictures.
-        gallery: Images to choose from, or None for a page without them.
-        note: A sentence about the gallery that the page shows, or empty.
-        hosts: Host names that requests may use; `*` for any.
-    """
+    """Returns the page of a trained classifier, with a note about its gallery, for requests to the named hosts (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
 
     async def about(_: Request) -> Response:
@@ -121,12 +107,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                 "classes": classifier.classes,
                 "limit": LIMIT,
                 "note": note,
-                "gallery": gallery
-                and {
-                    "title": gallery.title,
-                    "labels": gallery.labels.tolist(),
-                    "predicted": gallery.predicted.tolist(),
-                },
+                "gallery": gallery and gallery.as_json(),
             }
         )
 
@@ -152,9 +133,9 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 return JSONResponse(await run_in_threadpool(look, classifier, content))
-        except TimeoutError as error:
+        except TimeoutError:
             sentence = f"The picture did not arrive within {SECONDS} seconds. Send it again."
-            raise HTTPException(408, sentence, {"Connection": "close"}) from error
+            return _error(sentence, 408, {"Connection": "close"})
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         finally:
@@ -173,12 +154,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
 
 class Guard:
-    """Refuses what another site sends through a visitor's browser.
-
-    Args:
-        app: Answers everything else.
-        hosts: Host names that requests may use; `*` for any.
-    """
+    """Refuses what another site sends through a visitor's browser."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
@@ -196,7 +172,6 @@ class Guard:
 
 
 def _name(host: str) -> str | None:
-    """Returns the name in `name:port`."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
@@ -209,7 +184,7 @@ def _error(sentence: str, status: int, headers: Any = None, code: str = "") -> R
 
 async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return _error(SENTENCES.get(error.detail, error.detail), error.status_code, error.headers)
+        return _error(error.detail, error.status_code, error.headers)
     return _error(str(error), 400, code=getattr(error, "code", ""))
 
 
@@ -228,7 +203,6 @@ def _file(name: str, kind: str) -> Any:
 
 
 def _check_kind(headers: Headers) -> None:
-    """Refuses what its headers say is not a picture or is too large, before a byte of it is read."""
     kind = headers.get("content-type", "image/").lower()
     if not kind.startswith(("image/", "application/octet-stream")):
         raise HTTPException(415, f"The Content-Type says that this is not a picture. Send {NAMED} as image/….")
