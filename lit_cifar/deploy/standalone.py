@@ -55,7 +55,7 @@ def _weights(size: int, device: torch.device) -> Tensor:
     """Returns the weight of each of `size` pixels in each of 32, in units, as in Pillow's Resample.c: `[32, size]`."""
     pixels = torch.arange(size, dtype=torch.float64, device=device)
     scale = (pixels[-1] + 1) / SIDE
-    stretch = scale.clamp(min=1)  # antialiasing: the curve spans four pixels of the smaller picture
+    stretch = scale.clamp(min=1)  # antialiasing: when shrinking, the curve spans four pixels of the result
     centres = (torch.arange(SIDE, dtype=torch.float64, device=device)[:, None] + 0.5) * scale
     x = ((pixels - centres + 0.5) * (1 / stretch)).abs()
     near = (1.5 * x - 2.5) * x * x + 1

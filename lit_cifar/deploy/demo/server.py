@@ -66,9 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((address[0], port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError for a name such as a..b
         why = getattr(error, "strerror", None) or reason(error)
-        sentence = (
-            f"demo can't listen on --host {host} --port {port} ({why}); use others, or --port 0 for any free port"
-        )
+        sentence = f"demo can't use --host {host} --port {port} ({why}); use others, or --port 0 for any free port"
         raise UsageError("address-unavailable", sentence) from error
 
 
@@ -96,7 +94,7 @@ def serving(app: Starlette) -> uvicorn.Config:
 
 
 def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, hosts: Sequence[str]) -> Starlette:
-    """Returns the page of a trained classifier, with a note about its gallery, for requests to the named hosts (or `*`)."""
+    """Returns the page of a classifier, with a note about its gallery, for requests to these host names (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
 
     async def about(_: Request) -> Response:
