@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from running import start
-from test_demo import bomb
+from serving import bomb
 
 
 @pytest.mark.slow
