@@ -17,7 +17,7 @@ from PIL import Image
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from lit_cifar.__main__ import main
-from lit_cifar.cli.lightning import run
+from lit_cifar.cli.commands import run
 from lit_cifar.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird")

@@ -84,7 +84,7 @@ def _numbers(text: str) -> list[int]:
 
 
 def _tutorial() -> str:
-    from lit_cifar.cli.recipe import recipes_folder
+    from lit_cifar.cli.recipes import recipes_folder
 
     return str(recipes_folder() / "tutorial.yaml")
 

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.peek import peek
-from lit_cifar.cli.recipe import read_recipe
+from lit_cifar.cli.recipes import Given
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
@@ -55,8 +54,7 @@ def main(argv: list[str]) -> None:
 
 def _take_recipe(parser: Parser, argv: list[str]) -> None:
     """Makes the recipe's seed and `data` keys the defaults; its other keys do not matter here."""
-    for path in peek(argv).config:
-        recipe = read_recipe(path)
+    for path, recipe in Given(argv).recipes.items():
         seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
         for key, value in (seed | (recipe.get("data") or {})).items():
             try:

@@ -15,7 +15,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.errors import UserError
@@ -40,15 +40,22 @@ class WholeCheckpoints(TorchCheckpointIO):
             os.fsync(file.fileno())
 
 
-class WholeConfig(SaveConfigCallback):
-    """Writes `config.yaml`; a resumed run replaces it."""
+class WholeConfig(Callback):
+    """Writes `config.yaml` before anything is trained; a resumed run replaces it.
+
+    Args:
+        content: What the file holds.
+    """
+
+    def __init__(self, content: str) -> None:
+        self.content = content
+        self.is_written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes it once, before anything is trained."""
         folder = trainer.log_dir  # broadcasts: all ranks must ask
-        if trainer.is_global_zero and folder is not None and not self.already_saved:
-            write_whole(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
-        self.already_saved = True
+        if trainer.is_global_zero and folder is not None and trainer.loggers and not self.is_written:
+            write_whole(Path(folder) / "config.yaml", self.content)
+        self.is_written = True
 
 
 class RunLogger(TensorBoardLogger):
@@ -124,10 +131,3 @@ def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
 def mlflow_run(loggers: Iterable[Any]) -> str | None:
     """What a checkpoint must know for a resumed training to go on in the same MLflow run."""
     return next((logger._run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)
-
-
-def same_mlflow_run(loggers: Iterable[Logger], run: str | None) -> None:
-    """Goes on in this run, where the logger was not told of another."""
-    for logger in loggers:
-        if isinstance(logger, MLFlowLogger) and logger._run_id is None:
-            logger._run_id = run
