@@ -1,7 +1,7 @@
-"""Writing a file whole or not at all, and one sentence that says why it could not be.
+"""Files are written whole or not at all, and what can't be written becomes one sentence.
 
-What a command leaves is written in a folder beside its place and takes its name at the end, so that a full disk or a
-kill costs nothing that was there before.
+A command writes into a folder next to the final place and renames at the end, so a full disk or a kill costs nothing
+that was there before.
 """
 
 import errno
@@ -13,21 +13,21 @@ from pathlib import Path
 
 from lit_cifar.errors import UserError
 
-RUNS = "--trainer.default_root_dir"
+RUNS_FLAG = "--trainer.default_root_dir"
 FULL = {errno.ENOSPC, errno.EDQUOT}
-PARTS = ".*.part"  # folders of what is not whole yet
+PARTS = ".*.part"  # folders of files that aren't whole yet
 
 
-def write_whole(path: Path, content: str | bytes, flag: str = RUNS) -> Path:
-    """Writes a file, whole or not at all, and returns its path; makes its folder if missing.
+def write_whole(path: Path, content: str | bytes, flag: str = RUNS_FLAG) -> Path:
+    """Writes a file, whole or not at all, and returns its path. Makes its folder if it is missing.
 
     Args:
-        path: of the file; what was there before is replaced.
-        content: text is written as UTF-8, and a name in it that is not Unicode can't stop it.
-        flag: that names another place to write to.
+        path: The file. What was there before is replaced.
+        content: Text is written as UTF-8; a file name in it that isn't Unicode is escaped.
+        flag: The flag that names another place to write to.
 
     Raises:
-        UserError: it can't be written.
+        UserError: The file can't be written.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
@@ -37,16 +37,16 @@ def write_whole(path: Path, content: str | bytes, flag: str = RUNS) -> Path:
 
 
 @contextmanager
-def whole(path: Path, size: int, flag: str = RUNS) -> Iterator[Path]:
-    """Gives another path to write to, in a folder of its own; at the end all files there take their places.
+def whole(path: Path, size: int, flag: str = RUNS_FLAG) -> Iterator[Path]:
+    """Gives a path in a folder of its own to write to. At the end, all files in that folder move to their places.
 
     Args:
-        path: where the file belongs; files that are written beside the other path come to lie beside it.
-        size: bytes that they need together, at least.
-        flag: that names another place to write to.
+        path: Where the file belongs. Files written next to the other path move next to this one.
+        size: Bytes that they need together, at least.
+        flag: The flag that names another place to write to.
 
     Raises:
-        UserError: they can't be written.
+        UserError: They can't be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -61,11 +61,11 @@ def whole(path: Path, size: int, flag: str = RUNS) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, flag: str = RUNS) -> Iterator[None]:
-    """Says in one sentence why others' code can't write into `path`.
+def writing(path: Path, flag: str = RUNS_FLAG) -> Iterator[None]:
+    """Turns the error of other code that can't write into the folder `path` into a sentence.
 
     Raises:
-        UserError: it can't.
+        UserError: It can't write.
     """
     try:
         yield
@@ -73,23 +73,28 @@ def writing(path: Path, flag: str = RUNS) -> Iterator[None]:
         raise unwritable(path / "events", error, flag=flag) from error
 
 
-def unwritable(path: Path, error: OSError, size: int | None = None, flag: str = RUNS) -> UserError:
-    """The sentence for a file that can't be written, with the bytes that it needs and those that are free."""
+def unwritable(path: Path, error: OSError, size: int | None = None, flag: str = RUNS_FLAG) -> UserError:
+    """Returns the error for a file that can't be written, with the bytes that it needs and those that are free."""
     why = error.strerror or str(error)
     if error.errno not in FULL:
-        return UserError(f"{path} can't be written ({why}); mend that, or name another place with {flag}")
+        return UserError(
+            "not-writable", f"{path} can't be written ({why}); fix that, or choose another place with {flag}"
+        )
     room = amount(free(path.parent))
     needs = f"{path.name} needs {amount(size)}, and {room} are free" if size else f"{room} are free for {path.name}"
-    return UserError(f"{path.parent} is full ({why}): {needs}; make room there, or name another place with {flag}")
+    return UserError(
+        "disk-full",
+        f"{path.parent} is full ({why}): {needs}; make room there, or choose another place with {flag}",
+    )
 
 
 def free(folder: Path) -> int:
-    """Bytes that are free where a folder is, or will be."""
+    """Returns the bytes that are free where a folder is, or will be."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
 def amount(size: int) -> str:
-    """`170,498 kB`."""
+    """Returns a size as `170,498 kB`."""
     return f"{-(-size // 1000):,} kB"

@@ -35,7 +35,7 @@ def run_folder(root: Path) -> Path:
 def last_checkpoint(root: Path) -> dict[str, Any]:
     """The content of last.ckpt, without what tells of folders and wall time."""
     checkpoint = torch.load(run_folder(root) / "checkpoints" / "last.ckpt", weights_only=True)
-    del checkpoint["lit_cifar"]["record"]["trained"]["seconds"]
+    del checkpoint["lit_cifar"]["history"]["trained"]["seconds"]
     for state in checkpoint["callbacks"].values():
         for key in ("dirpath", "best_model_path", "best_k_models", "kth_best_model_path", "last_model_path"):
             state.pop(key, None)

@@ -16,7 +16,7 @@ from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_cifar.errors import UsageError
-from lit_cifar.runs.newest import named_checkpoint
+from lit_cifar.runs.checkpoint import find_checkpoint
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
@@ -255,7 +255,7 @@ def test_a_checkpoint_may_not_name_any_class_for_its_net(
     cli: Cli, trained: Path, pictures: Path, tmp_path: Path, path: str
 ) -> None:
     checkpoint = torch.load(trained, weights_only=True)
-    checkpoint["lit_cifar"]["net"] = {"class_path": path, "init_args": {}}
+    checkpoint["lit_cifar"]["card"]["net"] = {"class_path": path, "init_args": {}}
     evil = tmp_path / "evil.ckpt"
     torch.save(checkpoint, evil)
     result = cli("test", "--ckpt_path", evil, f"--data.root={pictures}")
@@ -266,15 +266,14 @@ def test_a_checkpoint_may_not_name_any_class_for_its_net(
 
 def test_without_a_name_the_newest_run_counts_whatever_its_recipe(trained: Path, tmp_path: Path) -> None:
     best = trained.with_name("best.ckpt")
-    assert named_checkpoint(None, tmp_path) == named_checkpoint("best", tmp_path) == best
+    assert find_checkpoint(None, tmp_path).path == find_checkpoint("best", tmp_path).path == best
     later = tmp_path / "lightning_logs" / "speedrun" / "version_0" / "checkpoints"  # nothing held out, so no best.ckpt
     later.mkdir(parents=True)
     shutil.copy(trained, later)
     os.utime(later / "last.ckpt", (time.time() + 9, time.time() + 9))
-    assert named_checkpoint(None, tmp_path) == named_checkpoint("last", tmp_path) == later / "last.ckpt"
+    assert find_checkpoint(None, tmp_path).path == find_checkpoint("last", tmp_path).path == later / "last.ckpt"
     with pytest.raises(UsageError, match=r"speedrun/version_0, has no best\.ckpt: nothing .*; take --ckpt_path last"):
-        named_checkpoint("best", tmp_path)
-    assert named_checkpoint("elsewhere.ckpt", tmp_path) == Path("elsewhere.ckpt")
+        find_checkpoint("best", tmp_path)
 
 
 def test_a_part_of_the_test_images_is_predicted_where_only_a_part_is_asked_for(

@@ -68,7 +68,7 @@ def test_a_run_that_was_tested_with_more_views_is_exported_with_one(
     cli: Cli, exported: Exported, tmp_path: Path
 ) -> None:
     checkpoint = torch.load(exported.checkpoint, weights_only=True)
-    checkpoint["lit_cifar"]["test_time_augmentation"] = "flip-shift"
+    checkpoint["lit_cifar"]["card"]["test_time_augmentation"] = "flip-shift"
     torch.save(checkpoint, tmp_path / "views.ckpt")
     result = cli("export", "--ckpt_path", tmp_path / "views.ckpt", "--format=torch", "--output", tmp_path / "model.pt2")
     assert (result.code, result.err) == (0, "")

@@ -193,19 +193,19 @@ def cut(checkpoint: dict[str, Any]) -> None:
 
 
 def without_classes(checkpoint: dict[str, Any]) -> None:
-    del checkpoint["lit_cifar"]["classes"]
+    del checkpoint["lit_cifar"]["card"]["classes"]
 
 
 def odd_arguments(checkpoint: dict[str, Any]) -> None:
-    checkpoint["lit_cifar"]["net"]["init_args"] = {"num_classes": "many"}
+    checkpoint["lit_cifar"]["card"]["net"]["init_args"] = {"num_classes": "many"}
 
 
 def payload(checkpoint: dict[str, Any]) -> None:
-    checkpoint["lit_cifar"]["recipe"] = Payload()
+    checkpoint["lit_cifar"]["card"]["recipe"] = Payload()
 
 
 def command(checkpoint: dict[str, Any]) -> None:
-    checkpoint["lit_cifar"]["net"] = {"class_path": "os.system", "init_args": {"command": "touch executed"}}
+    checkpoint["lit_cifar"]["card"]["net"] = {"class_path": "os.system", "init_args": {"command": "touch executed"}}
 
 
 @pytest.mark.parametrize(

@@ -271,7 +271,7 @@ def test_a_checkpoint_of_a_net_that_this_version_does_not_have_is_refused(
 ) -> None:
     painted().save("a.png")
     content = torch.load(checkpoint(runs), weights_only=True)
-    content["lit_cifar"]["net"] = net
+    content["lit_cifar"]["card"]["net"] = net
     torch.save(content, "other.ckpt")
     result = cli("predict", "a.png", "--ckpt_path=other.ckpt")
     assert_refused(result, sentence)
@@ -287,7 +287,7 @@ def test_a_network_of_your_own_is_used_where_you_name_it(
     Path("mine.py").write_text("from lit_cifar.nets.tutorial import Net\n\n\nclass Mine(Net):\n    pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     content = torch.load(checkpoint(runs), weights_only=True)
-    content["lit_cifar"]["net"]["class_path"] = "mine.Mine"
+    content["lit_cifar"]["card"]["net"]["class_path"] = "mine.Mine"
     torch.save(content, "mine.ckpt")
     result = cli("predict", "a.png", "--ckpt_path=mine.ckpt", "--model.net=mine.Mine")
     assert result.code == 0, result.err
@@ -297,7 +297,7 @@ def test_a_network_of_your_own_is_used_where_you_name_it(
 def test_what_a_terminal_would_obey_in_a_class_name_is_not_printed(predict: Cli, cli: Cli, runs: Path) -> None:
     painted().save("a.png")
     content = torch.load(checkpoint(runs), weights_only=True)
-    content["lit_cifar"]["classes"] = [f"{name}\x1b[2J" for name in content["lit_cifar"]["classes"]]
+    content["lit_cifar"]["card"]["classes"] = [f"{name}\x1b[2J" for name in content["lit_cifar"]["card"]["classes"]]
     torch.save(content, "foreign.ckpt")
     result = cli("predict", "a.png", "--ckpt_path=foreign.ckpt")
     assert result.code == 0, result.err

@@ -17,9 +17,8 @@ from lit_cifar.cli.parser import Parser
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.sources import Images, holds_images, open_images
 from lit_cifar.errors import UsageError
-from lit_cifar.runs.checkpoint import KEY, read_checkpoint
-from lit_cifar.runs.newest import named_checkpoint
-from lit_cifar.runs.own_net import own_net
+from lit_cifar.runs.checkpoint import find_checkpoint
+from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
 
 SHOWN = 1000  # test images in the gallery, drawn by lot from all of them
@@ -47,10 +46,11 @@ def main(argv: list[str]) -> None:
         raise UsageError(f"demo needs the package {error.name}: pip install -e '.[demo]'") from error
 
     listener = _listen(config.host, config.port)
-    path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    net = config.model.net and own_net(config.model.net, path)
-    classifier = LitClassifier.load_from_checkpoint(path, net)
-    images, note = _test_images(Path(config.data.root), path, classifier.classes)
+    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    path = checkpoint.path
+    net = config.model.net and own_net(config.model.net, checkpoint)
+    classifier = LitClassifier.load_from_checkpoint(checkpoint, net)
+    images, note = _test_images(Path(config.data.root), checkpoint.card.dataset == "drawn", classifier.classes)
     gallery = None
     if images is not None:
         test = images.test
@@ -99,10 +99,9 @@ def _is_loopback(listener: socket.socket) -> bool:
     return ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _test_images(root: Path, checkpoint: Path, classes: tuple[str, ...]) -> tuple[Images | None, str]:
+def _test_images(root: Path, drawn: bool, classes: tuple[str, ...]) -> tuple[Images | None, str]:
     """The images of the gallery, which nothing is downloaded for, and what the page says of them."""
     there = holds_images(root)
-    drawn = read_checkpoint(checkpoint)[KEY]["dataset"] == "drawn"
     images = open_images(root, "real" if there and not drawn else "drawn")
     if images.test.classes != classes:
         which = f"in {root}" if there and not drawn else "that can be drawn"

@@ -17,7 +17,7 @@ def main(command: str, words: list[str]) -> None:
     """Evaluates a checkpoint in the way of one of the three commands."""
     with refusals_of_lightning():
         run = build(command, words, DESCRIPTIONS[command])
-        options: dict[str, Any] = {"ckpt_path": run.checkpoint and str(run.checkpoint), "weights_only": True}
+        options: dict[str, Any] = {"ckpt_path": run.checkpoint, "weights_only": True}
         with naming_lost_ranks(run.trainer):
             if command == "validate":
                 run.trainer.validate(run.model, datamodule=run.data, verbose=False, **options)

@@ -25,9 +25,8 @@ from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.files import whole
 from lit_cifar.report.run_report import PACKAGES
-from lit_cifar.runs.checkpoint import KEY, read_checkpoint
-from lit_cifar.runs.newest import named_checkpoint
-from lit_cifar.runs.own_net import own_net
+from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint
+from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
 
 IMAGES = 1000  # that the file is checked on
@@ -53,8 +52,9 @@ def main(argv: list[str]) -> None:
     output = config.output or Path(f"model{kind.suffix}")
     _check_output(output, config.format, kind)
     _check_packages(config.format, kind)
-    path = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    classifier, description = _load(path, config.model.net)
+    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    path = checkpoint.path
+    classifier, description = _load(checkpoint, config.model.net)
     images, of_what = _some_images(config.data.root, description["dataset"])
     console = Console(file=sys.stderr)  # this one, for torch is kept from writing to it
 
@@ -112,23 +112,23 @@ def _check_packages(name: str, kind: Format) -> None:
             ) from error
 
 
-def _load(path: Path, class_path: str | None) -> tuple[LitClassifier, dict[str, Any]]:
+def _load(checkpoint: Checkpoint, class_path: str | None) -> tuple[LitClassifier, dict[str, Any]]:
     """The classifier of a checkpoint, and what describes it: plain values, as JSON has them."""
-    card = read_checkpoint(path)[KEY]
+    path, card = checkpoint.path, checkpoint.card
     try:
         classifier = LitClassifier.load_from_checkpoint(
-            path, own_net(class_path, path) if class_path else None, test_time_augmentation="none"
+            checkpoint, own_net(class_path, checkpoint) if class_path else None, test_time_augmentation="none"
         )
         description = {
             "recipe": classifier.recipe,
             "net": {
-                "class_path": class_path or card["net"]["class_path"],
-                "init_args": card["net"].get("init_args") or {},
+                "class_path": class_path or card.net["class_path"],
+                "init_args": card.net.get("init_args") or {},
             },
             "classes": list(classifier.classes),
             "mean": list(classifier.mean),
             "std": list(classifier.std),
-            "dataset": card["dataset"],
+            "dataset": card.dataset,
             "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         }
         return classifier, json.loads(json.dumps(description))

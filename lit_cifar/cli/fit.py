@@ -3,7 +3,7 @@
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
 from lit_cifar.runs.checkpoint import read_checkpoint
-from lit_cifar.runs.lock import release
+from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.processes import naming_lost_ranks
 
@@ -22,11 +22,10 @@ def main(words: list[str]) -> None:
 def _fit(words: list[str]) -> None:
     run = build("fit", words, DESCRIPTION)
     with naming_lost_ranks(run.trainer):
-        start = run.checkpoint and str(run.checkpoint)
-        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=start, weights_only=True)
+        run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.checkpoint, weights_only=True)
     if not isinstance(run.model, LitClassifier) or run.trainer.interrupted:
         return
     if run.best is not None and run.best.best_model_path:
-        run.model.load_state_dict(read_checkpoint(run.best.best_model_path)["state_dict"])
+        run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
     with naming_lost_ranks(run.trainer):
         run.trainer.test(run.model, datamodule=run.data, verbose=False)

@@ -5,11 +5,10 @@ import difflib
 import re
 import shutil
 import textwrap
-import warnings
 from collections.abc import Iterator
 from typing import Any, Literal, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError
@@ -25,12 +24,12 @@ OPTIMIZER = ("model.optimizer", "model.lr_scheduler", "model.lr_scheduler_interv
 class RecipeAction(ActionConfigFile):
     """`--config FILE`: applies what `Given` has read from the file, without reading it again."""
 
-    def __call__(self, parser: Any, cfg: Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         """Merges the recipe into the values before it."""
         recipe = parser.given.recipes[values]
         parser.refuse_unknown_keys(recipe, f"--config {values}")
-        merged = parser.parse_object(recipe, cfg, env=False, defaults=False, _skip_validation=True)
-        cfg.__dict__.update(merged.__dict__)
+        merged = parser.parse_object(recipe, namespace, env=False, defaults=False, _skip_validation=True)
+        namespace.__dict__.update(merged.__dict__)
 
 
 class Parser(ArgumentParser):

@@ -26,8 +26,8 @@ from lit_cifar.evaluation.metrics import percent
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report import tables
 from lit_cifar.report.predictions import write_predictions
-from lit_cifar.runs.newest import named_checkpoint
-from lit_cifar.runs.own_net import own_net
+from lit_cifar.runs.checkpoint import find_checkpoint
+from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.memory import keep_freed_memory
 
@@ -73,9 +73,10 @@ def main(argv: list[str]) -> None:
     csv_path, sheet_path = config.output / "predictions.csv", config.output / "predictions.png"
     warnings.filterwarnings("ignore", module=r"PIL\.")  # of metadata, and of sizes that we refuse
     files, unread = find_pictures(words, sheet_path)
-    checkpoint = named_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    net = config.model.net and own_net(config.model.net, checkpoint)
-    classifier = LitClassifier.load_from_checkpoint(checkpoint, net, config.model.test_time_augmentation)
+    found = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    checkpoint = found.path
+    net = config.model.net and own_net(config.model.net, found)
+    classifier = LitClassifier.load_from_checkpoint(found, net, config.model.test_time_augmentation)
     classifier.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
     _check_writable(config.output)
     print(tables.printable(f"Checkpoint: {checkpoint}, of recipe {classifier.recipe}"), flush=True)

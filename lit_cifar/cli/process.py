@@ -65,8 +65,8 @@ def library_settings() -> Iterator[None]:
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)
         stack.enter_context(_logging_levels())
-        stack.enter_context(_threads())
-        if "jsonargparse" in sys.modules:
+        if "pytorch_lightning" in sys.modules:  # bench has no use for it
+            stack.enter_context(_threads())
             stack.enter_context(_registered_types())
         stack.callback(_leave_process_group)
         yield
@@ -87,7 +87,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Opens closed streams, so that no file of ours gets their numbers, and prints what the encoding lacks otherwise."""
+    """Opens closed streams, so that no file of ours gets their numbers; prints substitutes for what an encoding lacks."""
     before = sys.stdin, sys.stdout, sys.stderr
     handlers = []
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
@@ -170,15 +170,10 @@ def _logging_levels() -> Iterator[None]:
 
 @contextmanager
 def _threads() -> Iterator[None]:
-    """Prints no traceback of a thread of TensorBoard's that could not write: the logger raises its error."""
+    from lit_cifar.runs.folder import quiet_about_disk_errors
+
     before = threading.excepthook
-
-    def hook(arguments: Any) -> None:
-        if issubclass(arguments.exc_type, OSError) and type(arguments.thread).__module__.startswith("tensorboard."):
-            return
-        before(arguments)
-
-    threading.excepthook = hook
+    threading.excepthook = quiet_about_disk_errors
     try:
         yield
     finally:

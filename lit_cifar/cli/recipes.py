@@ -137,7 +137,7 @@ def _load(path: Path) -> Any:
             raise _invalid(path, f"it has more than {LARGEST:,} bytes")
         if not path.is_file():
             raise UsageError("recipe-unreadable", f"--config {path} is a folder or a device; name a YAML file")
-        return yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)  # noqa: S506
+        return yaml.load(path.read_text(encoding="utf-8"), RecipeLoader)
     except FileNotFoundError as error:
         raise UsageError("recipe-missing", f"--config {path} does not exist; recipes are in configs/") from error
     except RecursionError as error:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UserError, reason
-from lit_cifar.runs.checkpoint import build_net
+from lit_cifar.runs.network import build_net
 
 CONFIG = "config.json"
 OPSET = 18  # of December 2022, so that old runtimes take it; the newest that torch's exporter writes without converting

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
-from lit_cifar.files import RUNS, write_whole
+from lit_cifar.files import RUNS_FLAG, write_whole
 from lit_cifar.report.canvas import (
     BLUE,
     DPI,
@@ -210,7 +210,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float
     return figure
 
 
-def save(figure: Figure, path: Path, flag: str = RUNS) -> Path:
+def save(figure: Figure, path: Path, flag: str = RUNS_FLAG) -> Path:
     """Writes a PNG, whole or not at all, and returns its path; `flag` names another place to write to.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_cifar.files import RUNS, write_whole
+from lit_cifar.files import RUNS_FLAG, write_whole
 
 
 def write_predictions(
@@ -15,7 +15,7 @@ def write_predictions(
     columns: Mapping[str, Sequence[object]],
     probabilities: Tensor,
     classes: Sequence[str],
-    flag: str = RUNS,
+    flag: str = RUNS_FLAG,
 ) -> None:
     """Writes it whole, or not at all.
 

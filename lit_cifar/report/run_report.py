@@ -127,7 +127,7 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "data_root": None if data.images.kind == "drawn" else str(data.root.resolve()),
         "drawn_because": data.images.why_drawn or None,
         "seed": data.seed,
-        "net": module.net_config["class_path"],
+        "net": module.net_description["class_path"],
         "parameters": _parameters(module),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": module.record.trained["steps"],

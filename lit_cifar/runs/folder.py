@@ -1,47 +1,85 @@
-"""What Lightning writes into a run folder (checkpoints, config.yaml, TensorBoard's events), made safe on a full disk.
+"""The run folder: whose it is, what Lightning writes into it, and loggers beside TensorBoard's.
 
-Checkpoints and config.yaml are written whole or not at all; and what goes wrong is a sentence that names folder and
-bytes, also where a thread of TensorBoard's met it.
+Each run has a folder of its own, and holds a lock while it writes there. Everything in it is written whole or not at
+all. What can't be written becomes a sentence that names the folder and the bytes, even if it was a thread of
+TensorBoard's that failed.
 """
 
-import io
-import os
+import shutil
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from filelock import FileLock, Timeout
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.errors import UserError
-from lit_cifar.files import unwritable, whole, write_whole, writing
+from lit_cifar.files import PARTS, unwritable, write_whole, writing
+
+RUNS = "lightning_logs"
+LOCK = ".lock"
+PATIENCE = 3  # seconds, for a run that was just told to end
+
+_held: dict[Path, FileLock] = {}
 
 
-class WholeCheckpoints(TorchCheckpointIO):
-    """Writes checkpoints beside their place and through to the disk, then renames them.
+def hold(folder: Path) -> None:
+    """Locks a folder of checkpoints for this process, until `release`. The system drops the lock of a killed process.
 
-    Lightning's own goes through the folder for temporary files, which may be full where the run folder is not.
+    Raises:
+        UserError: Another process holds it.
     """
+    folder = folder.resolve()
+    if folder in _held or rank_zero_only.rank or not folder.is_dir():  # type: ignore[attr-defined]
+        return  # filelock would make the folder
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(
+            "run-locked",
+            f"another process is still training in {folder}; wait until it ends, or start another run without"
+            " --ckpt_path and --resume, or with another --trainer.default_root_dir",
+        ) from error
+    except (OSError, NotImplementedError):  # read-only, full, or a file system without locks: go on without one
+        return
+    _held[folder] = lock
+    for part in folder.glob(PARTS):  # left by a run that was killed while it wrote a checkpoint
+        shutil.rmtree(part, ignore_errors=True)
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Writes one, on the first rank."""
-        memory = io.BytesIO()
-        torch.save(checkpoint, memory)
-        with whole(Path(path), memory.tell()) as part, part.open("wb") as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
+
+def release() -> None:
+    """Unlocks all folders."""
+    while _held:
+        _held.popitem()[1].release()
+
+
+def new_version(runs: Path) -> str:
+    """Makes the next `version_N` in a folder of runs, for this process only, and returns its name.
+
+    Raises:
+        UserError: It can't be made.
+    """
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        return "version_0"  # Lightning takes the first rank's
+    with writing(runs):
+        runs.mkdir(parents=True, exist_ok=True)
+        taken = [name[8:] for path in runs.iterdir() if (name := path.name).startswith("version_")]
+        version = max((int(number) + 1 for number in taken if number.isdecimal()), default=0)
+        while True:
+            try:
+                (runs / f"version_{version}").mkdir()
+                return f"version_{version}"
+            except FileExistsError:
+                version += 1
 
 
 class WholeConfig(Callback):
-    """Writes `config.yaml` before anything is trained; a resumed run replaces it.
+    """Writes `config.yaml` before training; a resumed run replaces it.
 
     Args:
         content: What the file holds.
@@ -52,82 +90,61 @@ class WholeConfig(Callback):
         self.is_written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = trainer.log_dir  # broadcasts: all ranks must ask
-        if trainer.is_global_zero and folder is not None and trainer.loggers and not self.is_written:
+        folder = trainer.log_dir  # broadcasts: all ranks have to ask
+        if trainer.is_global_zero and trainer.loggers and folder is not None and not self.is_written:
             write_whole(Path(folder) / "config.yaml", self.content)
         self.is_written = True
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard's logger, which makes the run folder: one that no other process takes.
+    """TensorBoard's logger, whose failures to write become sentences.
 
-    Its event file is written by a thread, whose error comes up with the next event.
+    A thread writes the event file, and its error appears at the next event.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        threading.excepthook = _without_disk_errors
-
-    def _get_next_version(self) -> int:
-        version = super()._get_next_version()
-        if rank_zero_only.rank:  # type: ignore[attr-defined]
-            return version  # Lightning goes by that of the first rank
-        root = Path(self.root_dir)
-        root.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                (root / f"version_{version}").mkdir()  # succeeds for one process alone
-                return version
-            except FileExistsError:
-                version += 1
 
     @property
     def experiment(self) -> Any:
-        """The writer."""
         with writing(Path(self.log_dir)):
             return super().experiment
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs points of curves."""
         try:
             super().log_metrics(metrics, step)
-        except ValueError as error:  # to Lightning, whatever goes wrong is a value that can't be logged
+        except ValueError as error:  # Lightning takes every error for a value that can't be logged
             if isinstance(error.__cause__, OSError):
                 raise unwritable(Path(self.log_dir, "events"), error.__cause__) from error
             raise
 
     @rank_zero_only
     def save(self) -> None:
-        """Waits until all of it is on the disk."""
         with writing(Path(self.log_dir)):
             super().save()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Closes the file; of a run that fails anyway, the first error is told, and not this."""
         try:
             with writing(Path(self.log_dir)):
                 super().finalize(status)
         except UserError:
-            if status == "success":
+            if status == "success":  # otherwise the run has failed already, with an error that says more
                 raise
 
 
-def _without_disk_errors(arguments: Any) -> None:
-    """Prints no traceback of a thread of TensorBoard's that could not write."""
-    if issubclass(arguments.exc_type, OSError) and type(arguments.thread).__module__.startswith("tensorboard."):
-        return
-    threading.__excepthook__(arguments)
+def quiet_about_disk_errors(arguments: threading.ExceptHookArgs) -> None:
+    """Prints a thread's error, unless a thread of TensorBoard's couldn't write. For `threading.excepthook`."""
+    in_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
+    if not (issubclass(arguments.exc_type, OSError) and in_tensorboard):
+        threading.__excepthook__(arguments)
 
 
 def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
-    """The loggers asked for, after ours of TensorBoard: Lightning takes the folder of the first for the run's."""
+    """Returns ours, then the loggers that the user asks for: the first one's folder is the run folder."""
     if asked is False:
         return []
     return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
 
 
 def mlflow_run(loggers: Iterable[Any]) -> str | None:
-    """What a checkpoint must know for a resumed training to go on in the same MLflow run."""
-    return next((logger._run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)
+    """Returns the id of the MLflow run that a resumed training has to go on in, if there is one."""
+    return next((logger.run_id for logger in loggers if isinstance(logger, MLFlowLogger)), None)

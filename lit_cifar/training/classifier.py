@@ -7,6 +7,7 @@ take 1 ms.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,20 +18,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from typing_extensions import Self
 
+from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views
-from lit_cifar.runs.checkpoint import (
-    KEY,
-    build_net,
-    check_classes,
-    check_net,
-    class_and_arguments,
-    describe,
-    evaluation_settings,
-    read_checkpoint,
-)
+from lit_cifar.runs.card import Description, RunCard, describe, plain
+from lit_cifar.runs.checkpoint import KEY, Checkpoint, read_checkpoint
 from lit_cifar.runs.folder import mlflow_run
+from lit_cifar.runs.network import build_net, check_net
 from lit_cifar.training.callbacks.divergence import EVERY, LossWatch, require_finite, require_finite_weights
 from lit_cifar.training.evaluated import Batch, EvaluatedModule
 from lit_cifar.training.history import TrainingRecord
@@ -40,6 +35,8 @@ from lit_cifar.training.recorded import SMALL_BATCH, FusedStep, count
 from lit_cifar.training.step import SlicedStep, slices
 from lit_cifar.training.trial import check
 from lit_cifar.training.whitening import begin_epoch, calibrate
+
+EVALUATION = ("test_time_augmentation", "confidence_threshold")
 
 
 class LitClassifier(EvaluatedModule):
@@ -94,10 +91,12 @@ class LitClassifier(EvaluatedModule):
         self.sides = sorted(sides)
         self.test_time_augmentation, self.confidence_threshold = test_time_augmentation, float(confidence_threshold)
         self.compiled = compile
-        self.net_config = class_and_arguments(net)
-        """Class path and arguments that a checkpoint carries, to build the net again."""
+        self.net_description = describe(net)
+        """Import path and arguments of the network, as the card has them."""
         self.recipe = "python"
-        """Name of the recipe that a checkpoint and a report carry."""
+        """Name of the recipe, as the card has it."""
+        self.card: RunCard | None = None
+        """What is trained, tested or was loaded; known from `setup` or `load_from_checkpoint` on."""
         self.lr: float | None = None
         """Learning rate in place of the optimizer's own: what Lightning's LearningRateFinder found."""
         self.example_input_array = torch.zeros(1, 3, 32, 32)
@@ -111,12 +110,15 @@ class LitClassifier(EvaluatedModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the net
-        cls, checkpoint_path: str | Path, net: nn.Module | None = None, test_time_augmentation: Views | None = None
+        cls,
+        checkpoint_path: str | Path | Checkpoint,
+        net: nn.Module | None = None,
+        test_time_augmentation: Views | None = None,
     ) -> Self:
         """A trained classifier, on the CPU and ready to predict; `train()` readies it to learn on.
 
         Args:
-            checkpoint_path: best.ckpt or last.ckpt of a run.
+            checkpoint_path: best.ckpt or last.ckpt of a run, or one that was read already.
             net: of the checkpoint's class, where that is not one of this project's, torch's or torchvision's.
             test_time_augmentation: as of the class; by default, what the training was tested with.
 
@@ -124,27 +126,66 @@ class LitClassifier(EvaluatedModule):
             UsageError: it is not a checkpoint of ours, or of a net that this version does not have.
             UserError: it is damaged.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        card = checkpoint[KEY]
+        checkpoint = checkpoint_path if isinstance(checkpoint_path, Checkpoint) else read_checkpoint(checkpoint_path)
+        card = checkpoint.card
         if net is None:
-            check_net(card["net"], checkpoint_path)
-        weights = {name: weight for name, weight in checkpoint["state_dict"].items() if name.startswith("net.")}
-        settings = evaluation_settings(card)
+            check_net(card.net, checkpoint.path)
         if test_time_augmentation is not None:
-            settings["test_time_augmentation"] = test_time_augmentation
+            card = replace(card, test_time_augmentation=test_time_augmentation)
         try:
-            module = cls(build_net(card["net"]) if net is None else net, **settings)
-            module.load_state_dict(weights)
+            module = cls(
+                build_net(card.net) if net is None else net,
+                test_time_augmentation=card.test_time_augmentation,
+                confidence_threshold=card.confidence_threshold,
+            )
+            module.load_state_dict(checkpoint.weights)
         except (TypeError, ValueError, RuntimeError) as error:
-            name = card["net"]["class_path"]
+            name = card.net["class_path"]
             raise UsageError(
-                f"--ckpt_path {checkpoint_path} is of a network {name} with other arguments or weights than this one's;"
+                f"--ckpt_path {checkpoint.path} is of a network {name} with other arguments or weights than this one's;"
                 " load it with the version that trained it, or with the network that was trained"
             ) from error
         module.calibrated = True
-        module.net_config, module.recipe = card["net"], card["recipe"]
-        module.classes, module.mean, module.std = (tuple(card[key]) for key in ("classes", "mean", "std"))
+        module.name_run(card.recipe, card.net)
+        module.card = card
+        module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
         return module.eval()
+
+    def name_run(self, recipe: str, net: Description) -> None:
+        """Sets the recipe's name and the description of the network for the card; the command line knows both best."""
+        self.recipe, self.net_description = recipe, plain(net, "--model.net")
+
+    def make_card(self, data: CIFAR10DataModule) -> RunCard:
+        """Returns what trains on these data.
+
+        Raises:
+            UsageError: A part of it can't be written down.
+        """
+        optimizer = describe(self.make_optimizer)
+        if self.lr is not None:
+            optimizer["init_args"]["lr"] = self.lr
+        transform = data.augmentation.transform
+        return RunCard(
+            recipe=self.recipe,
+            net=self.net_description,
+            classes=list(data.classes),
+            dataset=data.images.kind,
+            images=data.checksum,
+            mean=list(data.mean),
+            std=list(data.std),
+            val_size=data.val_size,
+            batch_size=data.batch_size,
+            seed=data.seed,
+            augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
+            optimizer=optimizer,
+            lr_scheduler=self.make_lr_scheduler
+            and describe(self.make_lr_scheduler) | {"interval": self.lr_scheduler_interval},
+            loss=describe(self.loss),
+            slice_size=self.slice_size,
+            sides=[[*pair] for pair in self.sides],
+            test_time_augmentation=self.test_time_augmentation,
+            confidence_threshold=self.confidence_threshold,
+        )
 
     def setup(self, stage: str) -> None:
         """Makes the metrics, once all is known to fit."""
@@ -160,6 +201,7 @@ class LitClassifier(EvaluatedModule):
             from lit_cifar.training.compiled import compile_net  # imports torch's compiler: 1 s
 
             compile_net(self.net, self.trainer.strategy.root_device)  # to which the net is moved later
+        self.card = self.make_card(self.datamodule)
         self.begin_metrics()
 
     @property
@@ -172,6 +214,7 @@ class LitClassifier(EvaluatedModule):
         if self.only_tried:
             self.trainer.strategy.setup_optimizers(self.trainer)
             self.only_tried = False
+            self.card = self.make_card(self.datamodule)
 
     def on_train_start(self) -> None:
         """Starts the clock."""
@@ -286,15 +329,27 @@ class LitClassifier(EvaluatedModule):
         if self.trainer.state.fn == "fit":
             require_finite_weights(self)
             self.record.update(self.trainer, self.datamodule.batch_size)
-        checkpoint[KEY] = describe(self, self.datamodule) | {
-            "record": self.record.state_dict(self.trainer),
+        assert self.card is not None
+        checkpoint[KEY] = {
+            "card": self.card.as_dict(),
+            "history": self.record.state_dict(self.trainer),
             "mlflow_run": mlflow_run(self.loggers),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the state of the run that wrote the checkpoint."""
-        check_classes(checkpoint[KEY], self.datamodule)
-        self.record.load_state_dict(checkpoint[KEY]["record"], self.trainer)
+        card = RunCard.from_dict(checkpoint[KEY]["card"])
+        if tuple(card.classes) != self.datamodule.classes:
+            raise UsageError(
+                "data-classes",
+                f"The network knows the classes {', '.join(card.classes)}, but those of {self.datamodule.title} are"
+                f" {', '.join(self.datamodule.classes)}; use other images with --data.root, or another --ckpt_path",
+            )
+        if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
+            assert self.card is not None
+            now = {name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)}
+            self.card = replace(card, **now)
+        self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights; another may be measured with
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: weights[name] for name in weights if name.startswith("net.") or name in own}

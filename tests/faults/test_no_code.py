@@ -18,7 +18,7 @@ from lit_cifar import LitClassifier
 from lit_cifar.errors import UserError
 
 PLACES = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers", "loops", "hyper_parameters", "lit_cifar")
-INSIDE_THE_CARD = ("recipe", "net", "classes", "record")
+INSIDE_THE_CARD = ("recipe", "net", "classes", "optimizer")
 
 
 class Payload:
@@ -56,12 +56,12 @@ class Evil:
 
     def in_card(self, key: str) -> Path:
         content = self.content()
-        content["lit_cifar"][key] = self.payload
+        content["lit_cifar"]["card"][key] = self.payload
         return self.save(content)
 
     def net(self, class_path: str, **init_args: Any) -> Path:
         content = self.content()
-        content["lit_cifar"]["net"] = {"class_path": class_path, "init_args": init_args}
+        content["lit_cifar"]["card"]["net"] = {"class_path": class_path, "init_args": init_args}
         return self.save(content)
 
 

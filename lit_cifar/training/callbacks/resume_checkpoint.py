@@ -16,8 +16,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
 from lit_cifar.errors import UserError
-from lit_cifar.runs.folder import WholeCheckpoints
-from lit_cifar.runs.lock import hold
+from lit_cifar.runs.checkpoint import RunCheckpoints
+from lit_cifar.runs.folder import hold
 
 ANSWER = 0.2  # seconds in which several processes answer a signal
 
@@ -51,7 +51,7 @@ class LastCheckpoint(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Has all checkpoints written whole, unless the user named a plugin that writes them."""
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpoints()
+            trainer.strategy.checkpoint_io = RunCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, and takes over the two signals."""
