@@ -118,7 +118,7 @@ def build(command: str, words: list[str], description: str) -> Run:
 
 
 def _checkpoint(command: str, given: Given) -> Checkpoint | None:
-    """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of the recipe if it is named."""
+    """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of a recipe if named."""
     path = given.get("ckpt_path")
     if not path and command == "fit" and given.get("resume") == "auto":
         path, must_exist = "last", False

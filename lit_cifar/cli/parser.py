@@ -14,7 +14,20 @@ from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
-NOISE = ("Expected a path but", "Given value type:")  # lines of jsonargparse's messages
+NOISE = (
+    "Expected a path but",
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Subclass types expect",
+    "a class path (str)",
+    "a dict with",
+    "Given value type:",
+    "Given value: Namespace",
+    "Given value: [Namespace",
+)
+"""Lines of jsonargparse's messages that say nothing about the value."""
 FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
 FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
 """The flags of the Trainer that `--help` shows before the others."""
@@ -55,7 +68,7 @@ class Parser(ArgumentParser):
         if match := re.match(r'Parser key "(.*?)":(.*)', sentence, re.DOTALL):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
-            sentence = f"{source}: {match[2]}"
+            raise UsageError(code, f"{source}: {one_line(match[2])}") from ex
         raise UsageError(code, one_line(sentence)) from ex
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
@@ -147,10 +160,10 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
 
 def one_line(message: str) -> str:
     """Returns jsonargparse's message in one line, without the modules of the types that it lists."""
-    lines = [line.strip(" -") for line in message.splitlines()]
+    lines = [line.strip(" -").partition(". Got value: Namespace")[0] for line in message.splitlines()]
     text = "; ".join(line for line in lines if line and not line.startswith(NOISE))
-    text = re.sub(r"<class '(?:[\w<>]+\.)*(\w+)'>", r"\1", text)
-    return re.sub(r"\b(?:typing|collections\.abc)\.", "", text).replace(":;", ":").rstrip(".:")
+    text = re.sub(r"<class '(?:[\w<>]+\.)*(\w+)'>|\b(?:\w+\.)+(?=[A-Z]\w+[\[\],])", r"\1", text)
+    return text.replace(":;", ":").rstrip(".:")
 
 
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:

@@ -87,7 +87,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _streams() -> Iterator[None]:
-    """Opens closed streams, so that no file of ours gets their numbers; prints substitutes for what an encoding lacks."""
+    """Opens closed streams, so that no file of ours gets their numbers, and replaces what an encoding lacks."""
     before = sys.stdin, sys.stdout, sys.stderr
     handlers = []
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
