@@ -53,7 +53,7 @@ def main(argv: list[str]) -> None:
         prog="python -m lit_cifar predict",
         usage="%(prog)s PATH [PATH ...] [options]",
         description="Predict pictures of your own. PATH is a file, a folder or a pattern such as 'shots/*.png';"
-        " --data.images PATH ... means the same.",
+        " --data.images PATH ... means the same. Without PATH, predict --ckpt_path best predicts the test images.",
     )
     parser.add_argument("--ckpt_path", type=str, help="Checkpoint; by default the newest run's best, over all recipes.")
     parser.add_argument("--model.net", type=str, help="Class path of your own network, where the checkpoint is of one.")
