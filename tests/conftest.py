@@ -19,7 +19,6 @@ from PIL import Image
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from lit_cifar.__main__ import main
-from lit_cifar.cli.lightning import run
 from lit_cifar.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird")
@@ -60,7 +59,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
     def call(*argv: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["lit_cifar", *map(str, argv)])
-        monkeypatch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
         capfd.readouterr()
         try:
             main()
@@ -124,7 +122,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("fit", "--config=configs/tutorial.yaml", *data, *train, f"--trainer.default_root_dir={root}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lit_cifar", *words])
-        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)
         main()
     return root
 
@@ -153,12 +150,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     out = {}
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as err:
         patch.chdir(folder)
-        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
         fit = ("--trainer.max_epochs=1", "--data.val_size=6", "--model.net.init_args.num_classes=3")
-        run(["fit", "--data.root=pictures", *fit])
+        patch.setattr(sys, "argv", ["lit_cifar", "fit", "--data.root=pictures", *fit])
+        main()
         for name, suffix in SUFFIXES.items():
+            words = ["export", "--data.root=pictures", f"--format={name}", f"--output=model{suffix}"]
+            patch.setattr(sys, "argv", ["lit_cifar", *words])
             with redirect_stdout(io.StringIO()) as printed:
-                run(["export", "--data.root=pictures", f"--format={name}", f"--output=model{suffix}"])
+                main()
             out[name] = printed.getvalue()
     checkpoint = folder / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "best.ckpt"
     return Exported(folder, checkpoint, out, err.getvalue())

@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         prog="python -m lit_cifar predict",
         usage="%(prog)s PATH [PATH ...] [options]",
         description="Predict pictures of your own. PATH is a file, a folder or a pattern such as 'shots/*.png';"
-        " --data.images PATH ... means the same.",
+        " --data.images PATH ... means the same. Without PATH, predict --ckpt_path best predicts the test images.",
     )
     add_checkpoint_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder to write into.")

@@ -16,8 +16,8 @@ from typing import IO, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from lit_cifar.cli.process import leave_broken_pipe
 from lit_cifar.errors import UserError
-from lit_cifar.streams import leave_broken_pipe
 
 SIDE = 32
 COMMON = ("JPEG", "PNG")
