@@ -161,10 +161,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(predict: Cli) ->
     assert result.err.splitlines() == [
         "bomb.png can't be read: it has more than 89 million pixels; make it smaller",
         "cut.jpg can't be read: it is cut short or damaged",
-        "empty.png can't be read: it is no picture in a format that Pillow knows",
-        "floats.tif can't be read: its pixels are floating-point numbers, of which nobody knows which is white;"
+        "empty.png can't be read: it is not a picture in a format that Pillow knows",
+        "floats.tif can't be read: its pixels are floating-point numbers without a known range;"
         " convert them to bytes",
-        "text.jpg can't be read: it is no picture in a format that Pillow knows",
+        "text.jpg can't be read: it is not a picture in a format that Pillow knows",
         "warned_of.png can't be read: it has more than 89 million pixels; make it smaller",
         "lit_cifar: 6 of 8 files could not be read; the lines above name them",
     ]

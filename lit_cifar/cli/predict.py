@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from lit_cifar.cli.parser import Parser
-from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.image_files import Decoded
-from lit_cifar.data.pictures import find_pictures, thumbnail
+from lit_cifar.data.pictures import decode_files, find_pictures, thumbnail, to_tensor
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.evaluation.test_time_augmentation import Views
