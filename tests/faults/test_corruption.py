@@ -53,8 +53,10 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_noticed_or_changes_nothing(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(checkpoint(runs).with_name(name).read_bytes())
-    right = read_checkpoint(path)
-    assert noticed(path, lambda: read_checkpoint(path), lambda found: differences(found, right) == []) > FLIPS // 2
+    right = read_checkpoint(path).content
+    assert (
+        noticed(path, lambda: read_checkpoint(path).content, lambda found: differences(found, right) == []) > FLIPS // 2
+    )
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict", "export"])
@@ -67,8 +69,7 @@ def test_a_flipped_bit_in_a_weight_is_told_by_every_command(cli: Cli, runs: Path
     more = (f"--output={tmp_path / 'model.pt2'}", "--format=torch") if command == "export" else ()
     root = (f"--data.root={runs / 'pictures'}", f"--trainer.default_root_dir={tmp_path}")
     result = cli(command, *root, "--ckpt_path", path, *more)
-    assert result.code == 1
-    assert result.err == f"lit_cifar: --ckpt_path {path} is damaged and can't be read; use another checkpoint\n"
+    assert result.failed(1, "checkpoint-damaged", f"--ckpt_path {path}")
 
 
 @pytest.mark.slow
@@ -126,6 +127,4 @@ def test_a_checkpoint_that_may_not_be_read_is_called_nothing_else(
 
     monkeypatch.setattr(Path, "open", refuse)  # root may read anything
     result = cli("test", "--ckpt_path", checkpoint, "--data.root", pictures)
-    assert result.code == 1
-    reason = "can't be read (Permission denied); mend that, or name another"
-    assert result.err == f"lit_cifar: --ckpt_path {checkpoint} {reason}\n"
+    assert result.failed(1, "checkpoint-unreadable", f"--ckpt_path {checkpoint}", "Permission denied")
