@@ -164,14 +164,11 @@ def test_an_undecodable_picture_is_named(cli: Cli, pictures: Path, tmp_path: Pat
     broken = pictures / "train" / "bird" / "000.png"
     broken.write_bytes(b"not a picture")
     result = cli("fit", "--data.root", pictures, "--trainer.default_root_dir", tmp_path)
-    assert result.code == 1
-    assert str(broken) in result.err
+    assert result.failed(1, "picture-unreadable", str(broken))
 
 
 def test_a_class_without_test_images_is_named(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     for file in (pictures / "test" / "bird").iterdir():
         file.unlink()
     result = cli("fit", "--data.root", pictures, "--trainer.default_root_dir", tmp_path)
-    assert result.code == 2
-    for name in ("bird", str(pictures / "train"), str(pictures / "test")):
-        assert name in result.err
+    assert result.failed(2, "data-missing", "'bird'", str(pictures / "train"), str(pictures / "test"))

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lit_cifar.cli.recipe import recipes_folder
+from lit_cifar.cli.recipes import recipes_folder
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.files import write_whole
 from lit_cifar.report import charts, figures, tables
