@@ -2,9 +2,9 @@
 
 import csv
 import os
+import re
 import shutil
-import struct
-import zlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,9 @@ import pytest
 import torch
 from conftest import CLASSES, Cli, Result, checkpoint
 from PIL import Image, ImageDraw
+from serving import bomb
+
+from lit_cifar import LitClassifier
 
 SHOWN_CLASSES = ("plane", "car", "bird")
 
@@ -40,13 +43,6 @@ def painted(width: int = 60, height: int = 40) -> Image.Image:
     return picture
 
 
-def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG file, without any pixels."""
-    content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    start = struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
-    return b"\x89PNG\r\n\x1a\n" + start + struct.pack(">I", 100) + b"IDAT"
-
-
 def test_files_folders_and_patterns_are_predicted_each_file_once(predict: Cli, tmp_path: Path) -> None:
     files = ["photos/a.png", "photos/deep/er/b.JPG", "cat.webp", "shots/1.bmp", "shots/2.bmp"]
     for name in files:
@@ -56,13 +52,12 @@ def test_files_folders_and_patterns_are_predicted_each_file_once(predict: Cli, t
         Path(other).write_text("no picture")
     words = ("photos", "cat.webp", "shots/*.bmp", "photos/a.png")
     Path("photos/nothing here").mkdir()
-    every = ("photos/**/*.[pj]*g", "photos/*/", *words[1:])
-    for given in (words, ("--data.images", *words), (*words[:2], f"--data.images={words[2]}"), every):
+    patterns = ("photos/**/*.[pj]*g", "photos/*/", *words[1:])
+    for given in (words, ("--data.images", *words), (*words[:2], f"--data.images={words[2]}"), patterns):
         result = predict(*given)
         assert result.code == 0, result.err
         assert list(rows()) == files
-        assert "Written: predictions/predictions.csv (5 pictures)" in result.out
-        assert Path("predictions/predictions.png").is_file()
+        assert "Written: predictions/predictions.png (5 pictures)" in result.out
 
 
 def test_the_classes_that_were_learnt_are_found_in_pictures_of_other_sizes(predict: Cli, runs: Path) -> None:
@@ -79,6 +74,23 @@ def test_the_classes_that_were_learnt_are_found_in_pictures_of_other_sizes(predi
     assert " ".join(first.split()) == f"airplane.jpg {shown[0]} {shown[1]}, {shown[2]}"
 
 
+def test_every_row_is_what_python_predicts_for_its_file_and_nothing_is_left_changed(predict: Cli, runs: Path) -> None:
+    classifier = LitClassifier.load_from_checkpoint(checkpoint(runs))
+    generator = np.random.default_rng(1)
+    names = ["b.png", "a.png", "deep/c.png"]  # in the order in which they are given
+    Path("deep").mkdir()
+    for name in names:
+        Image.fromarray(generator.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(name)
+    threads, filters = torch.get_num_threads(), list(warnings.filters)
+    assert predict(*names).code == 0
+    assert (torch.get_num_threads(), list(warnings.filters)) == (threads, filters)
+    assert list(rows()) == names
+    for name, (predicted, *shown) in rows().items():
+        expected = classifier.predict(Image.open(name))[0]
+        assert shown == [f"{value:.6f}" for value in expected.tolist()]
+        assert predicted == SHOWN_CLASSES[int(expected.argmax())]
+
+
 def test_a_picture_is_the_same_in_every_format(predict: Cli) -> None:
     picture = painted(64, 64)
     exif = Image.Exif()
@@ -90,8 +102,7 @@ def test_a_picture_is_the_same_in_every_format(predict: Cli) -> None:
     picture.convert("RGBA").save("rgba.png")
     picture.save("plain.bmp")
     assert predict(".").code == 0
-    assert len(rows()) == 6
-    assert len({tuple(row) for row in rows().values()}) == 1
+    assert [len(rows()), len({tuple(row) for row in rows().values()})] == [6, 1]
 
     grey = Image.fromarray(np.arange(0, 250, 2, dtype=np.uint8)[None].repeat(50, 0))
     Image.fromarray(np.asarray(grey).astype(np.uint16) * 256).save("deep.png")
@@ -137,7 +148,7 @@ def test_a_table_fits_into_40_columns_and_in_a_pipe_each_file_keeps_its_line(
     shown = name.replace("\x1b", "?")
     monkeypatch.delenv("COLUMNS", raising=False)
     lines = predict(name).out.splitlines()
-    assert any(line.startswith(f"{shown}  ") for line in lines)
+    assert sum(line.startswith(f"{shown}  ") for line in lines) == 1
     monkeypatch.setenv("COLUMNS", "40")
     result = predict(name)
     table = result.out.split("runners-up")[1].split("Written")[0]
@@ -152,25 +163,20 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(predict: Cli) ->
     Path("cut.jpg").write_bytes(Path("whole.jpg").read_bytes()[:-200])
     Path("text.jpg").write_text("this is no picture")
     Path("empty.png").touch()
-    Path("bomb.png").write_bytes(png_header(20_000, 20_000))
-    Path("warned_of.png").write_bytes(png_header(10_000, 10_000))
+    Path("bomb.png").write_bytes(bomb(20_000, 20_000))
+    Path("warned_of.png").write_bytes(bomb(10_000, 10_000))
     Image.fromarray(np.zeros((40, 40), dtype=np.float32)).save("floats.tif")
     result = predict(".")
     assert result.code == 1
     assert list(rows()) == ["good.png", "whole.jpg"]
-    assert result.err.splitlines() == [
-        "bomb.png can't be read: it has more than 89 million pixels; make it smaller",
-        "cut.jpg can't be read: it is cut short or damaged",
-        "empty.png can't be read: it is no picture in a format that Pillow knows",
-        "floats.tif can't be read: its pixels are floating-point numbers, of which nobody knows which is white;"
-        " convert them to bytes",
-        "text.jpg can't be read: it is no picture in a format that Pillow knows",
-        "warned_of.png can't be read: it has more than 89 million pixels; make it smaller",
-        "lit_cifar: 6 of 8 files could not be read; the lines above name them",
-    ]
+    *lines, last = result.err.splitlines()
+    bad = ["bomb.png", "cut.jpg", "empty.png", "floats.tif", "text.jpg", "warned_of.png"]
+    assert [line.split(" ")[0] for line in lines] == bad
+    assert "89 million pixels" in lines[0] and "89 million pixels" in lines[5]
+    assert "damaged" in lines[1] and "floating-point" in lines[3]
+    assert re.fullmatch(r"lit_cifar: 6 of 8 files .* \[picture-unreadable\]", last)
     result = predict("text.jpg", "--output", "nothing")
-    assert result.code == 1
-    assert "1 of 1 file could not be read" in result.err
+    assert (result.code, result.err.endswith(" [picture-unreadable]\n")) == (1, True)
     assert not Path("nothing/predictions.csv").exists()
 
 
@@ -191,46 +197,35 @@ def test_its_own_contact_sheet_is_no_picture_of_yours(predict: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "error", "name"),
     [
-        (["nowhere.png"], "nowhere.png does not exist; name pictures, folders or patterns such as 'photos/*.jpg'"),
-        (["*.gif"], "the pattern *.gif matches nothing; correct it, or name a folder"),
-        (["empty"], "empty holds no pictures; name a folder that does, or files by their names"),
-        (["a.png", "--output=a.png"], "--output a.png can't be written into (File exists); name another folder"),
-        (
-            ["a.png", "--output=a.png/b"],
-            "--output a.png/b can't be written into (Not a directory); name another folder",
-        ),
-        (["--data.images"], "--data.images needs files, folders or patterns such as 'photos/*.jpg'"),
-        (["a.png", "--outputs=b"], "there is no flag --outputs; did you mean --output?"),
-        (["a.png", "--model.test_time_augmentation=twice"], "it takes 'none', 'flip', 'flip-shift'"),
-        (
-            ["a.png", "--model.net=mine"],
-            "--model.net mine can't be made (Empty module name); name its module and class",
-        ),
-        (
-            ["a.png", "--model.net=torch.nn.Nothing"],
-            "--model.net torch.nn.Nothing can't be made (module 'torch.nn' has",
-        ),
-        (["a.png", "--model.net=builtins.dict"], "--model.net builtins.dict makes a dict, no torch.nn.Module"),
-        (
-            ["a.png", "--model.net=nowhere.Mine"],
-            "--model.net nowhere.Mine can't be imported (No module named 'nowhere')",
-        ),
+        (["nowhere.png"], "", "nowhere.png"),
+        (["*.gif"], "", "*.gif"),
+        (["empty"], "", "empty"),
+        (["a.png", "--output=a.png"], "output-refused", "--output a.png"),
+        (["a.png", "--output=a.png/b"], "output-refused", "--output a.png/b"),
+        (["--data.images"], "value-missing", "--data.images"),
+        (["a.png", "--outputs=b"], "", "--output"),
+        (["a.png", "--model.test_time_augmentation=twice"], "", "'none', 'flip', 'flip-shift'"),
+        (["a.png", "--model.net=mine"], "network-unknown", "--model.net mine"),
+        (["a.png", "--model.net=torch.nn.Nothing"], "network-unknown", "--model.net torch.nn.Nothing"),
+        (["a.png", "--model.net=builtins.dict"], "network-unknown", "--model.net builtins.dict"),
+        (["a.png", "--model.net=nowhere.Mine"], "network-unknown", "--model.net nowhere.Mine"),
     ],
 )
 def test_a_mistake_gives_one_sentence_before_anything_is_predicted(
-    predict: Cli, words: list[str], sentence: str
+    predict: Cli, words: list[str], error: str, name: str
 ) -> None:
     painted().save("a.png")
     Path("empty").mkdir()
-    assert_refused(predict(*words), sentence)
+    assert_refused(predict(*words), error, name)
 
 
-def assert_refused(result: Result, sentence: str) -> None:
-    assert result.code == 2, result.err
-    assert sentence in result.err
-    assert result.err.count("\n") == 1
+def assert_refused(result: Result, error: str, *names: str) -> None:
+    if error:
+        assert result.failed(2, error, *names)
+    assert (result.code, result.err.count("\n")) == (2, 1), result.err
+    assert all(name in result.err for name in names), result.err
     assert not Path("predictions").exists()
 
 
@@ -238,10 +233,7 @@ def test_without_a_checkpoint_the_newest_run_of_any_recipe_is_taken_and_named(
     cli: Cli, predict: Cli, runs: Path, tmp_path: Path
 ) -> None:
     painted().save("a.png")
-    nothing = (
-        "there is no intact best.ckpt in lightning_logs/*/version_*/checkpoints; train with python -m lit_cifar fit"
-    )
-    assert_refused(cli("predict", "a.png"), nothing)
+    assert_refused(cli("predict", "a.png"), "checkpoint-missing", "best.ckpt", "python -m lit_cifar fit")
     for age, name in enumerate(("resnet18/version_3", "tutorial/version_0", "speedrun/version_1")):
         path = tmp_path / "lightning_logs" / name / "checkpoints" / "best.ckpt"
         path.parent.mkdir(parents=True)
@@ -251,31 +243,27 @@ def test_without_a_checkpoint_the_newest_run_of_any_recipe_is_taken_and_named(
     for words in ((), ("--ckpt_path=best",), ("--trainer.default_root_dir", tmp_path)):
         result = cli("predict", "a.png", *words)
         assert result.code == 0, result.err
-        assert "lightning_logs/tutorial/version_0/checkpoints/best.ckpt, of recipe tutorial" in result.out
+        assert "lightning_logs/tutorial/version_0/checkpoints/best.ckpt" in result.out
 
 
 @pytest.mark.parametrize(
-    ("net", "sentence"),
+    ("net", "error"),
     [
-        (
-            {"class_path": "lit_cifar.nets.future.Net"},
-            "needs the network lit_cifar.nets.future.Net, which this version",
-        ),
-        ({"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"wings": 2}}, "with other arguments or weights"),
-        ({"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {}}, "with other arguments or weights"),
-        ({"class_path": "somewhere.Net"}, "which is not lit_cifar's, torch's or torchvision's"),
+        ({"class_path": "lit_cifar.nets.future.Net"}, "network-unknown"),
+        ({"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"wings": 2}}, ""),
+        ({"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {}}, ""),
+        ({"class_path": "somewhere.Net"}, "network-untrusted"),
     ],
 )
 def test_a_checkpoint_of_a_net_that_this_version_does_not_have_is_refused(
-    cli: Cli, predict: Cli, runs: Path, net: dict[str, object], sentence: str
+    cli: Cli, predict: Cli, runs: Path, net: dict[str, object], error: str
 ) -> None:
     painted().save("a.png")
     content = torch.load(checkpoint(runs), weights_only=True)
     content["lit_cifar"]["card"]["net"] = net
     torch.save(content, "other.ckpt")
     result = cli("predict", "a.png", "--ckpt_path=other.ckpt")
-    assert_refused(result, sentence)
-    assert "--ckpt_path other.ckpt" in result.err
+    assert_refused(result, error, "--ckpt_path other.ckpt", str(net["class_path"]))
 
 
 def test_a_network_of_your_own_is_used_where_you_name_it(

@@ -1,8 +1,8 @@
-"""Standalone: a net with all that surrounds it, from the bytes of pictures to probabilities, in torch alone.
+"""Standalone: a network with its preprocessing, from the bytes of pictures to probabilities, in torch alone.
 
-Pictures of another size than 32×32 are resized as Pillow does it, to the byte: bicubic, antialiased, first across and
-then down, the weights multiples of 2⁻²² and the result rounded after each direction. float64 holds all of that exactly,
-so that an exported file sees the same pixels as `LitClassifier.predict`; a 32×32 picture passes unchanged.
+Pictures of other sizes than 32×32 are resized exactly as Pillow does it: bicubic, antialiased, first across and then
+down, with weights that are multiples of 2⁻²², and rounding after each direction. float64 represents all of that
+exactly, so an exported file sees the same pixels as `LitClassifier.predict`.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from lit_cifar.data.image_files import SIDE
 
-UNIT = 2.0**22  # Pillow counts the weights of a resized pixel in these
+UNIT = 2.0**22  # the weight 1 of a pixel in Pillow's integers
 
 
 class Standalone(nn.Module):
     """Turns pictures, uint8 `[N, H, W, 3]`, into the probabilities of their classes, float32 `[N, C]`.
 
-    It, and what is exported of it, runs on the CPU or CUDA: MPS has no float64.
+    It runs on CPU and CUDA, and so does what is exported of it; MPS has no float64.
 
     Args:
-        net: turns normalised images `[N, 3, 32, 32]` into logits `[N, C]`.
-        mean: of each channel, of values between 0 and 1, subtracted.
-        std: of each channel, divided by.
+        net: Turns normalised images `[N, 3, 32, 32]` into logits `[N, C]`.
+        mean: Mean of each channel, between 0 and 1, which is subtracted.
+        std: Standard deviation of each channel, by which is divided.
     """
 
     scale: Tensor
@@ -39,23 +39,23 @@ class Standalone(nn.Module):
         self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Probabilities `[N, C]` of uint8 `[N, H, W, 3]`."""
+        """Returns probabilities `[N, C]` of uint8 `[N, H, W, 3]`."""
         images = resized(pictures).float() * self.scale + self.shift
         return self.net(images).float().softmax(1)
 
 
 def resized(pictures: Tensor) -> Tensor:
-    """The pixels, 0 to 255 in float64 `[N, 3, 32, 32]`, of uint8 `[N, H, W, 3]`."""
+    """Returns pixels, 0 to 255 in float64 `[N, 3, 32, 32]`, of uint8 `[N, H, W, 3]`."""
     pixels = pictures.permute(0, 3, 1, 2).double()
     columns = _bytes(pixels @ _weights(pictures.shape[2], pictures.device).T)
     return _bytes(_weights(pictures.shape[1], pictures.device) @ columns)
 
 
 def _weights(size: int, device: torch.device) -> Tensor:
-    """How much each of `size` pixels counts, in units, for each of 32: `[32, size]`; Pillow's Resample.c."""
+    """Returns the weight of each of `size` pixels in each of 32, in units, as in Pillow's Resample.c: `[32, size]`."""
     pixels = torch.arange(size, dtype=torch.float64, device=device)
     scale = (pixels[-1] + 1) / SIDE
-    stretch = scale.clamp(min=1)  # antialiasing: the curve spans four pixels of the larger picture or of the smaller
+    stretch = scale.clamp(min=1)  # antialiasing: when shrinking, the curve spans four pixels of the result
     centres = (torch.arange(SIDE, dtype=torch.float64, device=device)[:, None] + 0.5) * scale
     x = ((pixels - centres + 0.5) * (1 / stretch)).abs()
     near = (1.5 * x - 2.5) * x * x + 1

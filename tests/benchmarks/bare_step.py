@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from comparisons import made
 from torch.nn import functional as F  # noqa: N812
 
-from lit_cifar.cli.comparisons import made
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.training.preparation import fast_precision
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 import yaml
+from comparisons import made
 
-from lit_cifar.cli.comparisons import made
 from lit_cifar.data.datamodule import CIFAR10DataModule
 
 BATCH_SIZES = (50, 100, 250, 500, 1000, 2000)

@@ -1,5 +1,5 @@
 """The tutorial's own loop, as its reader would write it: torchvision's transforms, a DataLoader with 2 workers,
-loss.item() each step. For any recipe of ours, so that `bench --against plain` compares like with like.
+loss.item() each step. For any recipe of ours, so that speed.py compares like with like.
 
     python tests/benchmarks/plain_pytorch.py RECIPE ROOT BATCH_SIZE EPOCHS SEED
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from comparisons import made
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from lit_cifar.cli.comparisons import made
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.sources import open_images
 

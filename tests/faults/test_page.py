@@ -16,13 +16,11 @@ from conftest import Cli
 from demo_process import GARBLED, Demo, answer, demo, linux
 from PIL import Image
 from running import start
-from test_demo import bomb, picture, save_checkpoint
+from serving import bomb, picture, save_checkpoint
 
 __all__ = ["demo"]  # a fixture
 
-NO_PICTURE = "This is no picture that can be read, or a damaged one; send PNG, JPEG, WEBP, GIF or BMP."
-NOTHING = "There is nothing at this address; the page is at /."
-NO_IMAGE = "The gallery has no such image; reload the page."
+NO_PICTURE, TOO_LARGE = (400, "picture-unreadable"), (400, "picture-too-large")
 
 
 def frames(kind: str) -> bytes:
@@ -80,18 +78,18 @@ def long_text() -> bytes:
     return content[:33] + chunk + content[33:]
 
 
-BOMBS = {
-    "no bytes": (b"", 400, NO_PICTURE),
-    "no picture": (os.urandom(5000), 400, NO_PICTURE),
-    "cut short": (picture(kind="JPEG")[:900], 400, NO_PICTURE),
-    "2.5 gigapixels": (bomb(50_000, 50_000), 400, "The picture has more than the 50 million pixels that are opened"),
-    "a GIF's frame": (gif_canvas(), 400, "The picture has more than the 50 million pixels that are opened"),
-    "a WEBP's canvas": (webp_canvas(), 400, "The picture has more than the 50 million pixels that are opened"),
-    "a GIF of 300 frames": (frames("GIF"), 200, ""),
-    "a WEBP of 300 frames": (frames("WEBP"), 200, ""),
-    "a JPEG of 1,000 passes": (passes(), 400, "The picture is stored in more than 100 passes; save it anew"),
-    "an MPO of 1,000 passes": (passes_of_two(), 400, "The picture is stored in more than 100 passes; save it anew"),
-    "200 MB of text": (long_text(), 400, NO_PICTURE),
+BOMBS: dict[str, tuple[bytes, tuple[int, str]]] = {
+    "no bytes": (b"", NO_PICTURE),
+    "no picture": (os.urandom(5000), NO_PICTURE),
+    "cut short": (picture(kind="JPEG")[:900], NO_PICTURE),
+    "2.5 gigapixels": (bomb(50_000, 50_000), TOO_LARGE),
+    "a GIF's frame": (gif_canvas(), TOO_LARGE),
+    "a WEBP's canvas": (webp_canvas(), TOO_LARGE),
+    "a GIF of 300 frames": (frames("GIF"), (200, "")),
+    "a WEBP of 300 frames": (frames("WEBP"), (200, "")),
+    "a JPEG of 1,000 passes": (passes(), TOO_LARGE),
+    "an MPO of 1,000 passes": (passes_of_two(), TOO_LARGE),
+    "200 MB of text": (long_text(), NO_PICTURE),
 }
 
 
@@ -99,11 +97,11 @@ BOMBS = {
 @linux
 def test_no_picture_blows_up(demo: Demo) -> None:
     assert demo.predict(picture())[0] == 200
-    for name, (content, status, sentence) in BOMBS.items():
+    for name, (content, (status, code)) in BOMBS.items():
         before = demo.peak()
         answered = demo.predict(content)
         assert answered[0] == status, (name, answered)
-        assert answered[1].startswith(sentence), (name, answered)
+        assert status == 200 or answered[1] == code, (name, answered)
         assert demo.peak() - before < 300, name  # MiB
 
 
@@ -124,16 +122,13 @@ PATHS = [
     "/%ff%fe",
 ]
 FORM = b"--x\r\nContent-Disposition: form-data; name=a; filename=a.png\r\n\r\n" + picture() + b"\r\n--x--"
-KIND = "What was sent is said to be no picture (Content-Type); send PNG, JPEG, WEBP, GIF or BMP as image/…."
-METHOD = "This address does not take that method; the header Allow names those it takes."
-FOREIGN = "Pages of other sites may not ask this server."
 
 
 @pytest.mark.slow
-def test_whatever_is_asked_wrongly_is_refused_in_a_sentence(demo: Demo) -> None:
+def test_whatever_is_asked_wrongly_is_refused(demo: Demo) -> None:
     for path in PATHS:
-        assert demo.send(f"GET {path} HTTP/1.1".encode()) == (404, NOTHING), path
-    assert demo.send(b"GET /images/99999999999999999999999999.png HTTP/1.1") == (404, NO_IMAGE)
+        assert demo.send(f"GET {path} HTTP/1.1".encode())[0] == 404, path
+    assert demo.send(b"GET /images/99999999999999999999999999.png HTTP/1.1")[0] == 404
     for line in (
         b"GET /\0 HTTP/1.1",
         b"GET / /x HTTP/1.1",
@@ -142,16 +137,16 @@ def test_whatever_is_asked_wrongly_is_refused_in_a_sentence(demo: Demo) -> None:
     ):
         assert demo.send(line) == (400, GARBLED), line[:20]
     for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE", "NONSENSE"):
-        assert demo.send(f"{method} /predict HTTP/1.1".encode()) == (405, METHOD), method
+        assert demo.send(f"{method} /predict HTTP/1.1".encode())[0] == 405, method
     for path in ("/", "/about", "/page.js", "/images/1.png"):
-        assert demo.send(f"POST {path} HTTP/1.1\r\nContent-Length: 0".encode()) == (405, METHOD), path
+        assert demo.send(f"POST {path} HTTP/1.1\r\nContent-Length: 0".encode())[0] == 405, path
     for kind in (
         "multipart/form-data; boundary=x",
         "application/json",
         "text/plain",
         "application/x-www-form-urlencoded",
     ):
-        assert demo.predict(FORM, f"\r\nContent-Type: {kind}") == (415, KIND), kind
+        assert demo.predict(FORM, f"\r\nContent-Type: {kind}")[0] == 415, kind
     for kind in ("image/png", "IMAGE/JPEG", "application/octet-stream", "image/nonsense"):
         assert demo.predict(picture(), f"\r\nContent-Type: {kind}")[0] == 200, kind  # its bytes tell
 
@@ -169,10 +164,7 @@ def test_no_other_site_reaches_the_server_through_a_browser(demo: Demo) -> None:
     ):
         with demo.connect() as connection:
             connection.sendall(f"GET /about HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-            assert answer(connection) == (
-                421,
-                "This server is not to be called by that name; open the address that it printed.",
-            ), host
+            assert answer(connection)[0] == 421, host
     for origin in (
         "http://elsewhere.example",
         "null",
@@ -184,7 +176,7 @@ def test_no_other_site_reaches_the_server_through_a_browser(demo: Demo) -> None:
         with demo.connect() as connection:
             head = f"POST /predict HTTP/1.1\r\nHost: {own}\r\nOrigin: {origin}\r\n"
             connection.sendall(f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image)
-            assert answer(connection) == (403, FOREIGN), origin
+            assert answer(connection)[0] == 403, origin
     for host in (own, f"localhost:{demo.port}", f"LOCALHOST:{demo.port}", f"[::1]:{demo.port}"):
         with demo.connect() as connection:
             head = f"POST /predict HTTP/1.1\r\nHost: {host}\r\nOrigin: http://{host}\r\n"

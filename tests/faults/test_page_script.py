@@ -1,6 +1,7 @@
 """The page's script, where the server answers what it never should, or is gone: seen in a browser."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ import pytest
 import torch
 from browsing import chromium, needs_chromium
 from playwright.sync_api import Page, Route, expect
-from test_demo import classifier_of, picture, serving
+from serving import classifier_of, picture, serving
 from test_demo_page import give
 
-from lit_cifar.deploy.demo.server import Gallery, make_app
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.server import BUSY, make_app
 from lit_cifar.nets.tutorial import Net
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_chromium]
 expect.set_options(timeout=60_000)
-GONE = "The server does not answer; is it still running?"
+GONE = "The server does not answer. Is it still running?"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def look(page: Page, folder: Path, name: str) -> None:
             page.screenshot(path=folder / f"{name}-{width}-{scheme}.png")
 
 
-UNREADABLE = "The server's answer can't be read (status {}); reload the page."
+UNREADABLE = "The server's answer is unreadable (status {}). Reload the page."
 
 
 @pytest.mark.usefixtures("message")
@@ -73,11 +75,8 @@ UNREADABLE = "The server's answer can't be read (status {}); reload the page."
         (200, '{"classes": [{"name": "cat", "proba', UNREADABLE.format(200)),
         (500, "Internal Server Error", UNREADABLE.format(500)),
         (502, "<html>Bad gateway", UNREADABLE.format(502)),
-        (
-            503,
-            json.dumps({"error": "The server is busy; try again in a moment."}),
-            "The server is busy; try again in a moment.",
-        ),
+        (503, json.dumps({"error": BUSY}), BUSY),
+        (503, "Service Unavailable", BUSY),  # uvicorn's answer to too many connections
     ],
 )
 def test_an_answer_that_cannot_be_read_is_told_and_hides_the_old_result(
@@ -126,7 +125,7 @@ def test_a_camera_without_a_picture_is_told(page: Page, tmp_path: Path) -> None:
     page.locator("#camera").click()
     page.locator("#camera", has_text="Take it").wait_for()
     page.locator("#camera").click()
-    expect(page.locator("#message")).to_have_text("The camera gave no picture; try again, or choose one.")
+    expect(page.locator("#message")).to_have_text(re.compile("^The camera gave no picture"))
     expect(page.locator("#result")).to_be_hidden()
     look(page, tmp_path, "camera")
 
@@ -136,7 +135,7 @@ def test_an_image_of_the_gallery_that_fails_is_told_and_leaves_its_place(page: P
     def refuse(route: Route) -> None:
         number = int(route.request.url.rpartition("/")[2].partition(".")[0])
         if number == 1:
-            route.fulfill(status=404, json={"error": "The gallery has no such image; reload the page."})
+            route.fulfill(status=404, json={"error": "The gallery has no such image. Reload the page."})
         elif number == 2:
             route.abort()
         elif number == 3:
@@ -150,9 +149,9 @@ def test_an_image_of_the_gallery_that_fails_is_told_and_leaves_its_place(page: P
     buttons = page.locator("#images button")
     expect(buttons).to_have_count(48)
     for index, sentence in (
-        (1, "The gallery has no such image; reload the page."),
+        (1, "The gallery has no such image. Reload the page."),
         (2, GONE),
-        (3, "What was sent is said to be no picture (Content-Type); send PNG, JPEG, WEBP, GIF or BMP as image/…."),
+        (3, re.compile("not a picture")),
     ):
         buttons.nth(index).click()
         expect(page.locator("#message")).to_have_text(sentence)

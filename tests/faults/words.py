@@ -211,10 +211,7 @@ OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     },
     "bench": {
         "--runs": st.one_of(NO_NUMBER, UP_TO_0),
-        "--rounds": st.one_of(NO_NUMBER, UP_TO_0),
-        "--steps": st.one_of(NO_NUMBER, UP_TO_0),
         "--epochs": st.sampled_from(["x", "", "1,x", "-1", "1.5"]),
-        "--against": LETTERS,
         "--output": st.sampled_from(["nowhere/x.json"]),
     },
 }

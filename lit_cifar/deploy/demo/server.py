@@ -1,22 +1,23 @@
-"""The page's server: a picture in, the probabilities out, and a gallery. Nothing is kept, and no file is written.
+"""The server of the demo page: a picture in, probabilities out, and a gallery. It keeps nothing and writes no file.
 
-Six addresses and no more: the page's three files, what it shows, the gallery's images, and `POST /predict`. What is
-refused is answered with a sentence: `{"error": "..."}`. Memory is bounded: pictures that have arrived whole or in part
-hold at most HELD bytes, and one at a time is decoded; others wait. A slow sender holds what it has sent, for SECONDS.
-On this machine's own address, host names that are not the server's are refused, and everywhere what a page of another
-site sends, so that no other site can reach it through the browser; with another `--host`, any name is taken, and
-whoever reaches the machine may ask. A Content-Security-Policy forbids the browser to load anything from elsewhere.
+It answers errors with a sentence, `{"error": "..."}`. Memory is bounded: pictures that are arriving or waiting hold at
+most HELD bytes, and one at a time is decoded; uvicorn limits the number of connections. No other site can reach the
+server through the browser: requests sent by pages of other sites are refused, and so are other host names, unless
+`--host` is an address that other machines reach. A Content-Security-Policy forbids the page to load anything from
+elsewhere.
 """
 
 import asyncio
-import io
+import socket
+import traceback
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
-from PIL import Image
+import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -26,33 +27,25 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
-from torch import Tensor
 
-from lit_cifar.data.image_files import opened
-from lit_cifar.data.pictures import data_url, png, to_pixels
-from lit_cifar.deploy.demo.cam import activation_map, enlarged
-from lit_cifar.errors import UserError
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.data.pictures import png
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.looking import NAMED, look
+from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.training.classifier import LitClassifier
 
 LIMIT = 20 * 2**20  # bytes of a picture's file
-PIXELS = 50_000_000  # of a picture: 150 MB decoded
 HELD = 600 * 2**20  # bytes of all pictures that are arriving or waiting
-SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera's has 10
 SECONDS = 30  # for a picture to arrive
-REQUESTS = 100  # at once
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-NAMED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+CONNECTIONS = 200  # at once, idle ones included; uvicorn answers more with status 503
+HEAD = 2**16  # bytes of a request's head
+LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-BUSY = "The server is busy; try again in a moment."
-SENTENCES = {
-    "Not Found": "There is nothing at this address; the page is at /.",
-    "Method Not Allowed": "This address does not take that method; the header Allow names those it takes.",
-}
+BUSY = "The server is busy. Try again in a moment."
 HEADERS = [
     (
         "Content-Security-Policy",
@@ -66,27 +59,42 @@ HEADERS = [
 ]
 
 
-class Gallery(NamedTuple):
-    """Test images, and what the network says of them."""
+def listen(host: str, port: int) -> socket.socket:
+    """Returns a socket that listens, or raises UsageError."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((address[0], port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:  # UnicodeError for a name such as a..b
+        why = getattr(error, "strerror", None) or reason(error)
+        sentence = f"demo can't use --host {host} --port {port} ({why}); use others, or --port 0 for any free port"
+        raise UsageError("address-unavailable", sentence) from error
 
-    title: str
-    images: Tensor
-    """uint8 `[N, 3, 32, 32]`."""
-    labels: Tensor
-    """int64 `[N]`."""
-    predicted: Tensor
-    """int64 `[N]`."""
+
+def is_local(listener: socket.socket) -> bool:
+    """Returns whether only this machine reaches the socket."""
+    return ip_address(listener.getsockname()[0]).is_loopback
+
+
+def serving(app: Starlette) -> uvicorn.Config:
+    """Returns how uvicorn serves the page."""
+    return uvicorn.Config(
+        app,
+        http="h11",  # the only one whose request heads are limited
+        ws="none",
+        lifespan="off",
+        headers=HEADERS,
+        server_header=False,
+        log_config=None,
+        log_level="critical",  # what goes wrong in the app is printed by `_fail`
+        limit_concurrency=CONNECTIONS,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=1,  # Ctrl-C waits no longer for pictures that are arriving
+        h11_max_incomplete_event_size=HEAD,
+    )
 
 
 def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, hosts: Sequence[str]) -> Starlette:
-    """The page of a classifier, to be served by any ASGI server.
-
-    Args:
-        classifier: trained.
-        gallery: images to choose from; None to leave it out.
-        note: a sentence about the gallery that the page shows, or empty.
-        hosts: names under which the server may be called; `*` for any.
-    """
+    """Returns the page of a classifier, with a note about its gallery, for requests to these host names (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
 
     async def about(_: Request) -> Response:
@@ -97,19 +105,14 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                 "classes": classifier.classes,
                 "limit": LIMIT,
                 "note": note,
-                "gallery": gallery
-                and {
-                    "title": gallery.title,
-                    "labels": gallery.labels.tolist(),
-                    "predicted": gallery.predicted.tolist(),
-                },
+                "gallery": gallery and gallery.as_json(),
             }
         )
 
     async def image(request: Request) -> Response:
         index = request.path_params["index"]
         if gallery is None or index >= len(gallery.images):
-            raise HTTPException(404, "The gallery has no such image; reload the page.")
+            raise HTTPException(404, "The gallery has no such image. Reload the page.")
         return Response(png(gallery.images[index]), media_type="image/png")
 
     async def predict(request: Request) -> Response:
@@ -128,9 +131,9 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                 if await request.is_disconnected():
                     raise ClientDisconnect
                 return JSONResponse(await run_in_threadpool(look, classifier, content))
-        except TimeoutError as error:
-            sentence = f"The picture did not arrive within {SECONDS} seconds; send it again."
-            raise HTTPException(408, sentence, {"Connection": "close"}) from error
+        except TimeoutError:
+            sentence = f"The picture did not arrive within {SECONDS} seconds. Send it again."
+            return _error(sentence, 408, {"Connection": "close"})
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         finally:
@@ -149,56 +152,43 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
 
 class Guard:
-    """Refuses what another site sends through a visitor's browser, and more than REQUESTS at once.
-
-    Args:
-        app: what answers the others.
-        hosts: names under which the server may be called; `*` for any.
-    """
+    """Refuses what another site sends through a visitor's browser."""
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self.app = app
         self.hosts = {name for host in hosts if (name := _name(host))}
-        self.running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers a request."""
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         answering: ASGIApp = self.app
         if "*" not in self.hosts and _name(host) not in self.hosts:
-            answering = _error("This server is not to be called by that name; open the address that it printed.", 421)
+            answering = _error("This server has another name. Open the address that it printed.", 421)
         elif origin is not None and origin.partition("://")[2].lower() != host.lower():
-            answering = _error("Pages of other sites may not ask this server.", 403)
-        elif self.running >= REQUESTS:
-            answering = _error(BUSY, 503)
-        self.running += 1
-        try:
-            await answering(scope, receive, send)
-        finally:
-            self.running -= 1
+            answering = _error("Pages of other sites may not use this server.", 403)
+        await answering(scope, receive, send)
 
 
 def _name(host: str) -> str | None:
-    """Of `name:port`, the name."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:
         return None
 
 
-def _error(sentence: str, status: int, headers: Any = None) -> Response:
-    return JSONResponse({"error": sentence}, status, headers)
+def _error(sentence: str, status: int, headers: Any = None, code: str = "") -> Response:
+    return JSONResponse({"error": sentence, "code": code}, status, headers)
 
 
 async def _refuse(_: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
-        return _error(SENTENCES.get(error.detail, error.detail), error.status_code, error.headers)
-    return _error(str(error), 400)
+        return _error(error.detail, error.status_code, error.headers)
+    return _error(str(error), 400, code=getattr(error, "code", ""))
 
 
-async def _fail(_: Request, __: Exception) -> Response:
-    return _error("The server failed at this; its terminal tells why.", 500)
+async def _fail(_: Request, error: Exception) -> Response:
+    traceback.print_exception(error)
+    return _error("The server failed. Its terminal shows why.", 500)
 
 
 def _file(name: str, kind: str) -> Any:
@@ -211,63 +201,12 @@ def _file(name: str, kind: str) -> Any:
 
 
 def _check_kind(headers: Headers) -> None:
-    """Refuses what its head tells to be no picture or too large, before a byte of it is read."""
     kind = headers.get("content-type", "image/").lower()
     if not kind.startswith(("image/", "application/octet-stream")):
-        raise HTTPException(415, f"What was sent is said to be no picture (Content-Type); send {NAMED} as image/….")
+        raise HTTPException(415, f"The Content-Type says that this is not a picture. Send {NAMED} as image/….")
     _check_size(int(headers.get("content-length", 0)))
 
 
 def _check_size(size: int) -> None:
     if size > LIMIT:
-        raise HTTPException(413, f"The file is larger than {LIMIT >> 20} MB; send a smaller picture.")
-
-
-def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
-    """What the page shows of a picture: the probability of each class, what the network sees, and where it looked.
-
-    Raises:
-        UserError: it can't be decoded, or is too large.
-    """
-    pixels = decode(content)
-    probabilities = classifier.predict(pixels)[0]
-    if not probabilities.isfinite().all():
-        raise UserError("This network computes values that are not numbers, as after a training that diverged.")
-    top = int(probabilities.argmax())
-    looked = activation_map(classifier, pixels, top)
-    if looked is None:
-        caption = "No map of where it looked: this network has no convolution"
-    else:
-        what = "what is clear speaks" if looked.any() else "no place alone speaks"
-        caption = f"Where it looked: {what} for {classifier.classes[top]}"
-    named = zip(classifier.classes, probabilities.tolist(), strict=True)
-    return {
-        "classes": [{"name": name, "probability": p, "percent": percent(p)} for name, p in named],
-        "caption": caption,
-        "picture": data_url(png(enlarged(pixels))),
-        "map": None if looked is None else data_url(png(enlarged(pixels, looked))),
-    }
-
-
-def decode(content: bytes | bytearray) -> Tensor:
-    """uint8 `[3, 32, 32]` of a picture's file; its size is read and judged before a pixel is decoded.
-
-    Raises:
-        UserError: it is no picture, a damaged one, or too large.
-    """
-    try:
-        with opened(io.BytesIO(content), FORMATS) as picture:
-            if picture.width * picture.height > PIXELS:
-                raise UserError(
-                    f"The picture has {picture.width:,} × {picture.height:,} pixels, and more than"
-                    f" {PIXELS // 10**6} million are not opened; make it smaller."
-                )
-            if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
-                raise UserError(f"The picture is stored in more than {SCANS} passes; save it anew, as PNG for one.")
-            return to_pixels(picture)
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"The picture has more than the {PIXELS // 10**6} million pixels that are opened; make it smaller."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"This is no picture that can be read, or a damaged one; send {NAMED}.") from error
+        raise HTTPException(413, f"The file is larger than {LIMIT >> 20} MB. Send a smaller picture.")

@@ -1,8 +1,9 @@
-// Sends a picture, however it came, and shows the answer; lays out the gallery. No library, nothing from elsewhere.
+// Sends a picture to the server and shows the answer; lays out the gallery. Loads nothing from elsewhere.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
-const PAGE = 48; // images of the gallery at once
+const PAGE = 48; // images of the gallery that are added at a time
+const BUSY = 503; // uvicorn's own answer to too many connections has no sentence
 let about, shown = 0, latest = 0, camera = null;
 
 function element(tag, properties, ...children) {
@@ -21,28 +22,29 @@ async function answerOf(request, read, options) {
   let response, content;
   try {
     response = await fetch(request, options);
-    content = await response.blob(); // to its end: the server may be gone in mid-way
+    content = await response.blob(); // the server may be gone before its end
   } catch {
-    throw new Error("The server does not answer; is it still running?");
+    throw new Error("The server does not answer. Is it still running?");
   }
   if (response.ok && read === "blob") return content;
   const answer = await content.text().then(JSON.parse).catch(() => null);
   if (answer?.error) throw new Error(answer.error);
-  if (!response.ok || !answer?.classes) throw new Error(`The server's answer can't be read (status ${response.status}); reload the page.`);
+  if (response.status === BUSY) throw new Error("The server is busy. Try again in a moment.");
+  if (!response.ok || !answer?.classes) throw new Error(`The server's answer is unreadable (status ${response.status}). Reload the page.`);
   return answer;
 }
 
 async function look(picture) {
   const turn = ++latest;
   say("");
-  if (!picture) return say("The camera gave no picture; try again, or choose one.");
+  if (!picture) return say("The camera gave no picture. Try again, or choose a file.");
   if (picture.size > about.limit) {
-    say(`The file is larger than ${about.limit >> 20} MB; send a smaller picture.`);
+    say(`The file is larger than ${about.limit >> 20} MB. Send a smaller picture.`);
     return;
   }
   try {
     const answer = await answerOf("predict", "json", { method: "POST", body: picture });
-    if (turn === latest) show(answer); // else another picture came meanwhile
+    if (turn === latest) show(answer); // otherwise, another picture was sent in the meantime
   } catch (error) {
     if (turn === latest) say(error.message);
   }
@@ -66,8 +68,7 @@ function show(answer) {
 }
 
 function lookAtFirst(files, otherwise) {
-  const files_ = [...files];
-  if (files_.length) look(files_[0]);
+  if (files.length) look(files[0]);
   else if (otherwise) say(otherwise);
 }
 
@@ -78,8 +79,8 @@ function matching() {
     (label === "" || labels[i] === Number(label)) && (!$("mistakes").checked || labels[i] !== predicted[i]));
 }
 
-function fillGallery(anew) {
-  if (anew) {
+function fillGallery(fromStart) {
+  if (fromStart) {
     shown = 0;
     $("images").replaceChildren();
   }
@@ -112,12 +113,12 @@ function thumbnail(i) {
 }
 
 async function photograph() {
-  if (!navigator.mediaDevices) return $("capture").click(); // not over plain http from another machine
+  if (!navigator.mediaDevices) return $("capture").click(); // browsers offer none over plain HTTP from another machine
   if (!camera) {
     try {
       camera = await navigator.mediaDevices.getUserMedia({ video: true });
     } catch {
-      return say("No camera can be used here; choose a picture instead.");
+      return say("No camera is available. Choose a picture instead.");
     }
     $("video").srcObject = camera;
     $("video").hidden = false;
@@ -139,7 +140,7 @@ async function photograph() {
 async function start() {
   about = await answerOf("about", "json");
   $("about").textContent = `${about.net}, recipe ${about.recipe}, ${about.classes.length} classes. ` +
-    "Pictures are not kept, and never leave the machine that serves this page.";
+    "Pictures are not stored, and never leave the machine that serves this page.";
   $("note").textContent = about.note;
   $("note").hidden = !about.note;
   $("gallery").hidden = !about.gallery && !about.note;
@@ -160,9 +161,9 @@ async function start() {
   addEventListener("drop", (event) => {
     event.preventDefault();
     $("drop").classList.remove("over");
-    lookAtFirst(event.dataTransfer.files, "That is no file; save the picture first, or copy and paste it.");
+    lookAtFirst(event.dataTransfer.files, "That is not a file. Save the picture first, or copy and paste it.");
   });
-  addEventListener("paste", (event) => lookAtFirst(event.clipboardData.files, "There is no picture to paste."));
+  addEventListener("paste", (event) => lookAtFirst(event.clipboardData.files, "The clipboard contains no picture."));
   $("camera").addEventListener("click", photograph);
   for (const id of ["class", "mistakes"]) $(id).addEventListener("change", () => fillGallery(true));
   $("more").addEventListener("click", () => fillGallery(false));

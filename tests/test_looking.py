@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from test_demo import classifier_of, picture
+from serving import classifier_of, picture
 from torch import Tensor, nn
 
-from lit_cifar.deploy.demo.cam import activation_map
-from lit_cifar.deploy.demo.server import look
+from lit_cifar.deploy.demo.looking import activation_map, look
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
 from lit_cifar.nets.tutorial import Net

@@ -1,0 +1,112 @@
+"""What a network makes of a picture: probabilities, and where it looked.
+
+The map of where it looked is Grad-CAM (arXiv 1610.02391), computed by captum on the last convolution of any network.
+"""
+
+import io
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lit_cifar.data.image_files import opened
+from lit_cifar.data.pictures import data_url, png, to_pixels
+from lit_cifar.errors import UserError
+from lit_cifar.evaluation.metrics import percent
+from lit_cifar.training.classifier import LitClassifier
+
+PIXELS = 50_000_000  # of a picture: 150 MB decoded
+SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera's has 10
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+NAMED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+ENLARGED = 8  # times
+GREYED = 0.15  # how much of a picture shows through the grey where the network did not look
+
+
+def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
+    """Returns what the page shows for a picture's file, or raises UserError."""
+    pixels = decode(content)
+    probabilities = classifier.predict(pixels)[0]
+    if not probabilities.isfinite().all():
+        raise UserError("diverged", "This network computes NaN: its training diverged. Use another checkpoint.")
+    top = int(probabilities.argmax())
+    looked = activation_map(classifier, pixels, top)
+    if looked is None:
+        caption = "No map of where it looked: this network has no convolution"
+    else:
+        what = "the clear parts speak" if looked.any() else "no single part speaks"
+        caption = f"Where it looked: {what} for {classifier.classes[top]}"
+    named = zip(classifier.classes, probabilities.tolist(), strict=True)
+    return {
+        "classes": [{"name": name, "probability": p, "percent": percent(p)} for name, p in named],
+        "caption": caption,
+        "picture": data_url(png(enlarged(pixels))),
+        "map": None if looked is None else data_url(png(enlarged(pixels, looked))),
+    }
+
+
+def decode(content: bytes | bytearray) -> Tensor:
+    """Returns uint8 `[3, 32, 32]` of a picture's file, or raises UserError; checks its size before decoding."""
+    large = f"The picture has more than {PIXELS // 10**6} million pixels. Send a smaller one."
+    try:
+        with opened(io.BytesIO(content), FORMATS) as picture:
+            if picture.width * picture.height > PIXELS:
+                raise UserError("picture-too-large", large)
+            if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
+                passes = f"The picture is stored in more than {SCANS} passes. Save it as PNG."
+                raise UserError("picture-too-large", passes)
+            return to_pixels(picture)
+    except Image.DecompressionBombError as error:
+        raise UserError("picture-too-large", large) from error
+    except (OSError, ValueError) as error:
+        raise UserError("picture-unreadable", f"This is not a picture, or it is damaged. Send {NAMED}.") from error
+
+
+def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
+    """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, 32, 32]` speaks for the class `label`.
+
+    It has the resolution of the network's last convolution. None if the network has no convolution.
+    """
+    from captum.attr import LayerGradCam
+
+    mean, std = torch.tensor(classifier.mean), torch.tensor(classifier.std)
+    images = ((pixels / 255 - mean[:, None, None]) / std[:, None, None])[None].to(classifier.device)
+    layer = _last_convolution(classifier.net, images)
+    if layer is None:
+        return None
+    images.requires_grad_()  # if all weights are frozen, nothing else has a gradient
+    values = LayerGradCam(classifier.net, layer).attribute(images, target=label, relu_attributions=True)
+    values = values[0, 0].detach().float().cpu()
+    return values / values.max().clamp(min=1e-12)
+
+
+@torch.no_grad()
+def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
+    """Returns the last one to run whose output is larger than a pixel; modules may run in another order than listed."""
+    ran: list[nn.Conv2d] = []
+
+    def note(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        if isinstance(layer, nn.Conv2d) and output.shape[-2:].numel() > 1:
+            ran.append(layer)
+
+    hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, nn.Conv2d)]
+    try:
+        net(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran[-1] if ran else None
+
+
+def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
+    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0.
+
+    Fading to grey is visible to any eye, on dark and light pictures alike.
+    """
+    large = pixels.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+    if looked is None:
+        return large
+    clear = F.interpolate(looked[None, None].sqrt(), large.shape[1:], mode="bilinear", align_corners=False)[0]
+    return (128 + (large.float() - 128) * (GREYED + (1 - GREYED) * clear)).round().byte()

@@ -1,0 +1,135 @@
+"""`demo` on the command line: which network and images it serves, and where; and what it refuses."""
+
+import json
+import re
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import uvicorn
+from conftest import Cli
+from running import start
+from serving import ask, save_checkpoint, serving
+
+from lit_cifar import LitClassifier
+from lit_cifar.data.synthetic import draw
+from lit_cifar.deploy.demo.gallery import make_gallery
+
+
+def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path: Path) -> None:
+    classifier = LitClassifier.load_from_checkpoint(save_checkpoint(tmp_path / "best.ckpt"))
+    gallery, note = make_gallery(classifier, tmp_path)
+    assert gallery is not None
+    assert "synthetic" in note
+    test = draw()[1]
+    places = {image.numpy().tobytes(): i for i, image in enumerate(test.images)}
+    chosen = torch.tensor([places[image.numpy().tobytes()] for image in gallery.images])
+    assert len(set(chosen.tolist())) == 1000 < len(test.labels)
+    assert torch.equal(gallery.labels, test.labels[chosen])
+    assert len(set(gallery.labels.tolist())) == 10
+    assert torch.equal(gallery.predicted, classifier.predict(test.images[chosen]).argmax(1))
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "name"),
+    [
+        (["--port=65536"], "address-unavailable", "--port 65536"),
+        (["--port=-1"], "address-unavailable", "--port -1"),
+        (["--host=a..b"], "address-unavailable", "--host a..b"),
+        (["--host=no.such.host.invalid"], "address-unavailable", "--host no.such.host.invalid"),
+        (["--ckpt_path=missing.ckpt"], "checkpoint-missing", "--ckpt_path missing.ckpt"),
+        ([], "checkpoint-missing", "best.ckpt"),
+        (["--prot=1"], "", "--port"),
+    ],
+)
+def test_a_mistake_gives_one_sentence(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], error: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = cli("demo", *([] if any("port" in word for word in words) else ["--port=0"]), *words)
+    if error:
+        assert result.failed(2, error, name)
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), result.err
+    assert name in result.err
+
+
+def test_a_port_in_use_is_refused(cli: Cli, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        result = cli("demo", f"--port={port}", "--ckpt_path", save_checkpoint(tmp_path / "best.ckpt"))
+    assert result.failed(2, "address-unavailable", f"--port {port}", "Address already in use")
+
+
+def test_a_network_that_this_version_lacks_is_refused(cli: Cli, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "best.ckpt", net={"class_path": "lit_cifar.nets.later.Net", "init_args": {}})
+    assert cli("demo", "--port=0", "--ckpt_path", path).failed(2, "network-unknown", "lit_cifar.nets.later.Net")
+
+
+def test_a_network_of_your_own_is_served_from_runs_that_lie_elsewhere(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "lightning_logs" / "mine" / "version_0" / "checkpoints" / "best.ckpt"
+    save_checkpoint(run, net={"class_path": "mine_demo.Net", "init_args": {}})
+    words = ("demo", "--port=0", f"--trainer.default_root_dir={tmp_path}")
+    assert cli(*words).failed(2, "network-untrusted", "--model.net mine_demo.Net")
+    assert cli(*words, "--model.net=mine_demo.Net").failed(2, "network-unknown", "--model.net mine_demo.Net")
+    (tmp_path / "mine_demo.py").write_text("from lit_cifar.nets.tutorial import Net")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: sockets[0].close())
+    result = cli(*words, "--model.net=mine_demo.Net")
+    assert result.code == 0, result.err
+    assert str(run) in result.out
+
+
+@pytest.mark.parametrize("package", ["captum.attr", "uvicorn"])
+def test_a_missing_package_is_named_with_how_to_install_it(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    result = cli("demo", "--port=0")
+    assert result.failed(2, "package-missing", package, "pip install -e '.[demo]'")
+
+
+def test_a_host_that_others_reach_is_announced_and_images_of_other_classes_are_not_shown(
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps: list[Any] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: apps.append((self.config.app, *sockets)))
+    path = save_checkpoint(tmp_path / "best.ckpt", "folder")
+    result = cli("demo", "--host=0.0.0.0", "--port=0", "--data.root", pictures, "--ckpt_path", path)
+    monkeypatch.undo()
+    assert result.code == 0, result.err
+    assert "Anyone" in result.out
+    ((app, listener),) = apps
+    listener.close()
+    with serving(app) as port:
+        about = json.loads(ask(port, "/about", host="some.name.of.mine")[1])
+        assert ask(port, "/images/0.png")[0] == 404
+    assert about["gallery"] is None
+    assert about["note"].startswith("No gallery") and str(pictures) in about["note"]
+
+
+@pytest.mark.slow
+def test_the_newest_best_checkpoint_of_all_recipes_is_served_until_ctrl_c(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_checkpoint(Path("lightning_logs/first/version_3/checkpoints/best.ckpt"))
+    newest = save_checkpoint(Path("lightning_logs/second/version_0/checkpoints/best.ckpt"), "folder")
+    process = start("demo", "--port=0", "--data.root", tmp_path / "none")
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    (port,) = re.findall(rf"^Open http://127\.0\.0\.1:(\d+) to try {newest}\. Stop with Ctrl-C\.$", line)
+    status, body = ask(int(port), "/about")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in out + err
+    about = json.loads(body)
+    assert (status, len(about["gallery"]["labels"])) == (200, 1000)
+    assert str(tmp_path / "none") in about["note"] and "synthetic" in about["note"]
+    assert not (tmp_path / "none").exists()
