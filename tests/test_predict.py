@@ -193,9 +193,9 @@ def test_its_own_contact_sheet_is_no_picture_of_yours(predict: Cli) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["nowhere.png"], "nowhere.png does not exist; name pictures, folders or patterns such as 'photos/*.jpg'"),
-        (["*.gif"], "the pattern *.gif matches nothing; correct it, or name a folder"),
-        (["empty"], "empty holds no pictures; name a folder that does, or files by their names"),
+        (["nowhere.png"], "nowhere.png does not exist; give pictures, folders or patterns such as 'photos/*.jpg'"),
+        (["*.gif"], "the pattern *.gif matches nothing; correct it, or give a folder"),
+        (["empty"], "empty holds no pictures; give a folder that does, or the files themselves"),
         (["a.png", "--output=a.png"], "--output a.png can't be written into (File exists); name another folder"),
         (
             ["a.png", "--output=a.png/b"],
