@@ -1,11 +1,11 @@
-"""Prints the lowest version that pyproject.toml allows of each dependency, as constraints for pip."""
+"""Prints the lowest version of each dependency that pyproject.toml allows, as constraints for pip."""
 
 import re
 from pathlib import Path
 
 
 def lowest(pyproject: str) -> list[str]:
-    """`name==version` of each `name>=version`; tomllib is not in Python 3.10."""
+    """Returns `name==version` for each `name>=version`. Uses no tomllib, which Python 3.10 lacks."""
     return [f"{name}=={version}" for name, version in re.findall(r'"([\w-]+)(?:\[\w+\])?>=([\d.]+),<\d', pyproject)]
 
 

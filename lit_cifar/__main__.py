@@ -1,14 +1,13 @@
 """`python -m lit_cifar`: runs a command, and turns an error into one sentence and an exit code."""
 
 import errno
-import gc
 import os
 import sys
 import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from lit_cifar import streams
+from lit_cifar.cli.process import leave_broken_pipe, process_settings
 from lit_cifar.errors import UserError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -18,42 +17,37 @@ UNWRITABLE |= {errno.EPERM, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG}
 def main() -> None:
     """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C.
 
-    An error that nobody foresaw gets a sentence too; Python's development mode (`python -X dev`) shows its traceback.
+    An unexpected error gets a sentence too; Python's development mode (`python -X dev`) shows its traceback.
     """
-    streams.make_usable()
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # torch's profiler tells its stages, and that there is no GPU
-    # Turns that gcc's OpenMP threads spin while they wait: as fast as its own 300,000, but where two runs share two
-    # cores, an epoch at batch 64 took 5 s, not up to 27
-    os.environ.setdefault("GOMP_SPINCOUNT", "4000")
-    gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
-    try:
-        from lit_cifar.cli.lightning import run
+    with process_settings():
+        try:
+            from lit_cifar.cli.commands import run
 
-        gc.freeze()
-        gc.enable()
-        run(sys.argv[1:])
-    except UserError as error:
-        if error.on_every_rank and not _is_first_rank():
-            sys.exit(error.exit_code)
-        _stop(f"{error} [{error.code}]" if error.code else str(error), error.exit_code)
-    except KeyboardInterrupt:
-        if not _is_first_rank():
-            sys.exit(130)
-        _stop("stopped by Ctrl-C", 130)
-    except BrokenPipeError:  # `| head`
-        streams.leave_broken_pipe()
-        sys.exit(141)
-    except UnicodeEncodeError as error:  # a path with letters that a C locale has no bytes for
-        _stop(f"{error.object!a} is not ASCII, and this locale knows nothing else; start again with PYTHONUTF8=1", 1)
-    except Exception as error:
-        if sys.flags.dev_mode:
-            raise
-        if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
-            _stop(_unforeseen(error), 1)
-        from lit_cifar.files import unwritable
+            run(sys.argv[1:])
+        except UserError as error:
+            if error.on_every_rank and not _is_first_rank():
+                sys.exit(error.exit_code)
+            _stop(str(error), error.code, error.exit_code)
+        except KeyboardInterrupt:
+            if not _is_first_rank():
+                sys.exit(130)
+            _stop("stopped by Ctrl-C", "interrupted", 130)
+        except BrokenPipeError:  # `| head`
+            leave_broken_pipe()
+            sys.exit(141)
+        except UnicodeEncodeError as error:  # a path with letters that a C locale has no bytes for
+            sentence = f"{error.object!a} is not ASCII, the only encoding of this locale; start again with PYTHONUTF8=1"
+            _stop(sentence, "encoding-unfit", 1)
+        except Exception as error:
+            if sys.flags.dev_mode:
+                raise
+            if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
+                _stop(_unexpected(error), "unexpected", 1)
+            from lit_cifar.files import unwritable
 
-        where = error.filename2 or error.filename or Path("a file")  # of a copy, where it should have gone
-        _stop(str(unwritable(Path(where).absolute(), error)), 1)
+            where = error.filename2 or error.filename or Path("a file")  # filename2: where a copy should have gone
+            refusal = unwritable(Path(where).absolute(), error)
+            _stop(str(refusal), refusal.code, 1)
 
 
 def _is_first_rank() -> bool:
@@ -62,18 +56,18 @@ def _is_first_rank() -> bool:
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
-def _unforeseen(error: Exception) -> str:
+def _unexpected(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
     what = " ".join(f"{type(error).__name__}: {error}".split())
     what = what if len(what) <= 500 else f"{what[:500]} …"
-    return f"{what} ({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the way there"
+    return f"{what} ({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the traceback"
 
 
-def _stop(sentence: str, code: int) -> NoReturn:
-    # it may quote what a stranger wrote, for a terminal to obey
+def _stop(sentence: str, code: str, exit_code: int) -> NoReturn:
+    # it may quote a file's content, which must not control the terminal
     shown = "".join(letter if letter.isprintable() else "?" for letter in sentence)
-    print(f"lit_cifar: {shown}", file=sys.stderr)
-    sys.exit(code)
+    print(f"lit_cifar: {shown} [{code}]" if code else f"lit_cifar: {shown}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

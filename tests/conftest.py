@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -17,7 +19,6 @@ from PIL import Image
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from lit_cifar.__main__ import main
-from lit_cifar.cli.lightning import run
 from lit_cifar.errors import UserError
 
 CLASSES = ("airplane", "automobile", "bird")
@@ -58,7 +59,6 @@ def cli(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> C
 
     def call(*argv: str | Path) -> Result:
         monkeypatch.setattr(sys, "argv", ["lit_cifar", *map(str, argv)])
-        monkeypatch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
         capfd.readouterr()
         try:
             main()
@@ -85,7 +85,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
     )
     if mounted.returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs root: mounts a small file system")
     yield folder
     subprocess.run(["umount", folder], check=True)
 
@@ -122,7 +122,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words = ("fit", "--config=configs/tutorial.yaml", *data, *train, f"--trainer.default_root_dir={root}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["lit_cifar", *words])
-        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)
         main()
     return root
 
@@ -144,19 +143,38 @@ class Exported(NamedTuple):
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """One trained network, exported in all formats by the README's commands."""
+    """One trained network, exported in all formats."""
     folder = tmp_path_factory.mktemp("exported")
     pictures = paint_pictures(folder / "pictures")
     Image.open(pictures / "test" / "bird" / "000.png").resize((150, 100)).save(folder / "picture.jpg")
     out = {}
     with pytest.MonkeyPatch.context() as patch, redirect_stderr(io.StringIO()) as err:
         patch.chdir(folder)
-        patch.delenv("LIT_CIFAR_DRAWN_INSTEAD", raising=False)  # left for child processes by an earlier run
         fit = ("--trainer.max_epochs=1", "--data.val_size=6", "--model.net.init_args.num_classes=3")
-        run(["fit", "--data.root=pictures", *fit])
+        patch.setattr(sys, "argv", ["lit_cifar", "fit", "--data.root=pictures", *fit])
+        main()
         for name, suffix in SUFFIXES.items():
+            words = ["export", "--data.root=pictures", f"--format={name}", f"--output=model{suffix}"]
+            patch.setattr(sys, "argv", ["lit_cifar", *words])
             with redirect_stdout(io.StringIO()) as printed:
-                run(["export", "--data.root=pictures", f"--format={name}", f"--output=model{suffix}"])
+                main()
             out[name] = printed.getvalue()
     checkpoint = folder / "lightning_logs" / "tutorial" / "version_0" / "checkpoints" / "best.ckpt"
     return Exported(folder, checkpoint, out, err.getvalue())
+
+
+def not_run(reasons: Sequence[str]) -> str:
+    """One line about skipped tests. Each reason begins with `needs `, and may go on after a colon or a comma."""
+    counts = Counter(re.split("[:,]", reason.removeprefix("needs "), maxsplit=1)[0].strip() for reason in reasons)
+    parts = [f"{count} {'needs' if count == 1 else 'need'} {what}" for what, count in counts.most_common()]
+    if parts:
+        number, rest = parts[0].split(" ", 1)
+        parts[0] = f"{number} {'test' if number == '1' else 'tests'} {rest}"
+    return f"not run here: {', '.join(parts)}" if parts else ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says at the end which tests were skipped for want of what."""
+    skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    if line := not_run([str(longrepr[2]).removeprefix("Skipped: ") for longrepr in skipped]):
+        terminalreporter.write_line(line)

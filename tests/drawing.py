@@ -1,5 +1,6 @@
-"""What figures are drawn of in tests, and what is written on them."""
+"""What the tests draw, and what they read from figures."""
 
+from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
-from lit_cifar.evaluation.failures import describe, read_answers
-from lit_cifar.report import failure_figures, figures
+from lit_cifar.evaluation.confidence import describe, read_answers
+from lit_cifar.evaluation.metrics import class_scores
+from lit_cifar.report import charts, figures
 
 LONG_NAMES = (
     "Siberian husky",
@@ -52,30 +54,82 @@ def overlapping(labels: list[Text]) -> list[tuple[str, str]]:
     return [(a, b) for (a, box), (b, other) in combinations(boxes, 2) if box.overlaps(other)]
 
 
-def curve(count: int) -> tuple[list[int], list[float]]:
+def curve(count: int) -> list[tuple[int, float]]:
     noise = np.random.default_rng(0).normal(0, 0.1, count)
-    return list(range(1, count + 1)), (1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist()
+    return list(enumerate((1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist(), 1))
 
 
-def some_failures(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
-    """What report.json says of 40 images, most of them mistaken; the last class is never predicted."""
+def some_answers(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
+    """What report.json says about 40 images, most of them mistaken; the last class is never predicted."""
     labels = torch.arange(40) % len(names)
     guesses = torch.where(torch.arange(40) % 3 == 0, labels, (labels + 1) % len(names)).clamp(max=len(names) - 2)
     logits = torch.eye(len(names))[guesses] * torch.linspace(0.5, 9, 40)[:, None]
     matrix = torch.zeros(len(names), len(names)).index_put((labels, guesses), torch.ones(40), accumulate=True)
-    return describe(read_answers(logits, labels), matrix, names)
+    return describe(read_answers(logits, labels), names) | class_scores(matrix, names)
+
+
+def entry(image: int, actual: str, predicted: str, probability: float = 0.5) -> dict[str, Any]:
+    return {"image": image, "class": actual, "predicted": predicted, "probability": probability}
+
+
+def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any]:
+    """What a test on such images would put into report.json."""
+    answers = read_answers(logits, labels)
+    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
+    for label, guess in zip(answers.labels.tolist(), answers.predicted.tolist(), strict=True):
+        matrix[label, guess] += 1
+    return (
+        describe(answers, names)
+        | class_scores(matrix, names)
+        | {
+            "confusion_matrix": matrix.tolist(),
+            "recipe": "tutorial",
+            "dataset": "folder",
+            "data_root": "data",
+            "net": "lit_cifar.nets.tutorial.Net",
+            "parameters": 1,
+            "epochs": 1,
+            "steps": 1,
+            "batch_size": 1,
+            "seed": 0,
+            "precision": "32-true",
+            "device_name": "CPU",
+            "train_seconds": 1.0,
+            "test_seconds": 1.0,
+            "images_per_second": None,
+            "test_loss": 1.0,
+            "test_accuracy": 0.5,
+            "versions": {},
+        }
+    )
 
 
 def draw_one_of_each(folder: Path) -> list[Path]:
-    labels = torch.arange(6)
-    report = some_failures()
+    report = some_answers()
     drawn = {
-        "mistakes": failure_figures.mistakes(some_images(40), report["confident_mistakes"], "Mistakes"),
-        "uncertain": failure_figures.uncertain(some_images(40), report["uncertain_images"], "Uncertain"),
-        "reliability": failure_figures.reliability(report, "Reliability"),
-        "classes": failure_figures.per_class(report, "Classes"),
-        "predictions": figures.predictions(some_images(6), labels, labels.roll(1), CIFAR10_CLASSES, "Predictions"),
-        "confusion": figures.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
-        "loss": figures.loss(curve(150), ([150], [1.1]), "Loss"),
+        "mistakes": figures.predictions(some_images(40), report["confident_mistakes"], "Mistakes", framed=False),
+        "uncertain": figures.predictions(some_images(40), report["uncertain_images"], "Uncertain"),
+        "reliability": charts.reliability(report, "Reliability"),
+        "classes": charts.per_class(report, "Classes"),
+        "confusion": charts.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
+        "loss": charts.loss(curve(150), [(150, 1.1)], "Loss"),
+        "budgets": charts.budgets([1.0, 2.0], [0.5, 0.6], [1, 2], "Budgets"),
+        "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page: its tags with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data

@@ -1,4 +1,4 @@
-"""CIFAR-10's archive in small: ten images a file, pickled as Python 2 pickled them in 2009."""
+"""A small copy of CIFAR-10's archive: ten images per file, pickled as Python 2 did in 2009."""
 
 import hashlib
 import io
@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_cifar.data import cifar as download
-from lit_cifar.data import sources
+from lit_cifar.data import cifar
+from lit_cifar.data.download import Archive
 
-FOLDER = "cifar-10-batches-py"
-NAMES = (*sources.TRAIN_BATCHES, *sources.TEST_BATCHES)
+FOLDER = cifar.FOLDER
+NAMES = (*cifar.TRAIN_BATCHES, *cifar.TEST_BATCHES)
 
 
 PicklerInPython: Any = pickle._Pickler  # the one that can be changed
@@ -41,7 +41,7 @@ def pickled(value: Any) -> bytes:
 
 
 def batch(number: int) -> dict[str, Any]:
-    """What the file of this number holds: its label is the number of red in each image."""
+    """Returns what the file of this number holds: ten random images, with ten labels in random order."""
     labels = np.random.default_rng(number).permutation(10)
     data = np.random.default_rng(number).integers(0, 256, (10, 3072), dtype=np.uint8)
     return {"batch_label": f"batch {number}", "labels": labels.tolist(), "data": data, "filenames": ["x.png"] * 10}
@@ -60,10 +60,10 @@ def tar(files: dict[str, bytes]) -> bytes:
 def publish(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], archive: bytes) -> None:
     """Makes these files and this archive the ones whose MD5 are known."""
     md5 = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
-    monkeypatch.setattr(sources, "TRAIN_BATCHES", {name: md5[name] for name in sources.TRAIN_BATCHES})
-    monkeypatch.setattr(sources, "TEST_BATCHES", {name: md5[name] for name in sources.TEST_BATCHES})
-    small = download.Archive("cifar-10-python.tar.gz", len(archive), hashlib.md5(archive).hexdigest())
-    monkeypatch.setattr(sources, "CIFAR10", small)
+    monkeypatch.setattr(cifar, "TRAIN_BATCHES", {name: md5[name] for name in cifar.TRAIN_BATCHES})
+    monkeypatch.setattr(cifar, "TEST_BATCHES", {name: md5[name] for name in cifar.TEST_BATCHES})
+    small = Archive("cifar-10-python.tar.gz", len(archive), hashlib.md5(archive).hexdigest())
+    monkeypatch.setattr(cifar, "ARCHIVE", small)
 
 
 def write_batches(root: Path, files: dict[str, bytes]) -> Path:

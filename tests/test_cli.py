@@ -6,6 +6,7 @@ import torch
 import yaml
 from conftest import CLASSES, Cli
 
+TUTORIAL = Path("configs/tutorial.yaml").resolve()
 THREE = "--model.net.init_args.num_classes=3"
 
 
@@ -56,54 +57,118 @@ def test_test_needs_nothing_but_the_checkpoint_and_the_data(cli: Cli, pictures: 
     assert again["confusion_matrix"] == json.loads((run / "report.json").read_text())["confusion_matrix"]
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "sentence"),
-    [
-        (["fit", "--data.rooot", "x"], 2, "there is no flag --data.rooot; did you mean --data.root?"),
-        (
-            ["fit", "--trainer.max_epoch=3"],
-            2,
-            "there is no flag --trainer.max_epoch; did you mean --trainer.max_epochs?",
-        ),
-        (["fitt"], 2, "there is no command fitt"),
-        (["fit", "--config", "nowhere.yaml"], 2, "--config nowhere.yaml does not exist"),
-        (["fit", "--data.batch_size=0"], 2, "--data.batch_size 0 must be at least 1"),
-        (["fit", "--data.root", "{pictures}/train/bird/000.png"], 2, "is a file, not a folder"),
-        (
-            ["fit", "--data.root", "{pictures}", "--data.val_size=60"],
-            2,
-            "--data.val_size 60 leaves nothing to train on",
-        ),
-        (["fit", "--data.root", "{pictures}"], 2, "set --model.net.init_args.num_classes 3"),
-        (["test"], 2, "test needs --ckpt_path"),
-        (["test", "--ckpt_path", "nowhere.ckpt"], 2, "--ckpt_path nowhere.ckpt does not exist"),
-        (["test", "--ckpt_path", "{pictures}/train/bird/000.png"], 2, "is not a checkpoint of lit_cifar"),
-    ],
-)
+MISTAKES: list[tuple[list[str], str, tuple[str, ...]]] = [
+    (["fit", "--data.rooot", "x"], "flag-unknown", ("--data.rooot", "did you mean --data.root?")),
+    (["fit", "--trainer.max_epoch=3"], "flag-unknown", ("--trainer.max_epoch;", "did you mean --trainer.max_epochs?")),
+    (["fit", "extra"], "flag-unknown", ("extra",)),
+    (["fitt"], "command-unknown", ("fitt", "did you mean fit?")),
+    (["xyz"], "command-unknown", ("xyz", "fit, validate, test, predict, show, bench, export, demo")),
+    (["fit", "--config", "nowhere.yaml"], "recipe-missing", ("--config nowhere.yaml",)),
+    (["fit", "--config"], "value-missing", ("--config",)),
+    (["fit", "--data.batch_size"], "value-missing", ("--data.batch_size",)),
+    (["fit", "--data.batch_size=a"], "value-invalid", ("--data.batch_size", "int")),
+    (["fit", "--model.optimizer=SGDD"], "value-invalid", ("--model.optimizer", "SGDD")),
+    (["fit", "--model.lr_scheduler=StepLR"], "value-missing", ("--model.lr_scheduler", "step_size")),
+    (["fit", "--trainer.logger=CSVLogger"], "value-missing", ("--trainer.logger", "save_dir")),
+    (["fit", "--seed_everything=true"], "value-invalid", ("--seed_everything", "int")),
+    (["fit", "--seed_everything=-1"], "value-out-of-range", ("--seed_everything", "-1")),
+    (["fit", "--trainer.val_check_interval=0"], "value-out-of-range", ("--trainer.val_check_interval",)),
+    (["test"], "value-missing", ("--ckpt_path",)),
+    (["test", "--ckpt_path", "nowhere.ckpt"], "checkpoint-missing", ("--ckpt_path nowhere.ckpt",)),
+    (["test", "--ckpt_path", "last"], "checkpoint-missing", ("last.ckpt",)),
+]
+
+
+@pytest.mark.parametrize(("words", "error", "names"), MISTAKES, ids=lambda value: str(value)[:40])
 def test_a_mistake_gives_one_sentence_and_its_exit_code(
-    cli: Cli, pictures: Path, tmp_path: Path, words: list[str], code: int, sentence: str
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], error: str, names: tuple[str, ...]
 ) -> None:
-    out = [f"--trainer.default_root_dir={tmp_path}"] if words[0] == "fit" else []
-    if words[0] == "fit" and "{pictures}" in words and "--data.val_size=60" not in words:
-        out.append("--data.val_size=6")
-    result = cli(*[word.replace("{pictures}", str(pictures)) for word in words], *out)
-    assert result.code == code, result.err
-    assert sentence in result.err
-    assert "Traceback" not in result.err
-    assert result.err.count("lit_cifar:") == 1
+    monkeypatch.chdir(tmp_path)
+    assert cli(*words).failed(2, error, *names)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_the_images_is_refused_before_anything_is_written(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    common = ["fit", "--data.root", pictures, "--trainer.default_root_dir", out]
+    for words, name in (
+        (["--data.val_size=60"], "--data.val_size"),
+        (["--data.val_size=6"], "num_classes 3"),
+        (["--data.val_size=6", "--data.batch_size=0"], "--data.batch_size"),
+        (["--data.root", pictures / "train" / "bird" / "000.png"], "000.png"),
+    ):
+        result = cli(*common, *words)
+        assert result.code == 2, result
+        assert name in result.err
+        assert result.err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_a_wrong_key_or_value_of_a_recipe_is_named_with_its_file(cli: Cli, tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    for content, names in (
+        ("data:\n  crp: 1\n", ("data.crp", "did you mean data.crop?")),
+        ("traner: {}\n", ("traner",)),
+        ("data:\n  crop: many\n", ("data.crop", "many")),
+        (
+            "model:\n  optimizer:\n    class_path: torch.optim.SGD\n    init_args: {lrr: 1}\n",
+            ("model.optimizer", "lrr"),
+        ),
+        ("model:\n  net: {class_path: torch.nn.Linear}\n", ("model.net", "in_features")),
+    ):
+        recipe.write_text(content)
+        assert cli("fit", "--config", recipe).failed(2, "recipe-invalid", f"--config {recipe}", *names)
+
+
+def test_of_several_recipes_the_later_count_and_flags_after_them_more(cli: Cli, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(TUTORIAL.read_text(encoding="utf-8"), encoding="utf-8")
+    second.write_text("model:\n  optimizer:\n    init_args:\n      lr: 1e-3\ndata:\n  crop: 1\n  cutout: 2\n")
+    result = cli("fit", "--config", first, "--config", second, "--data.cutout=3", "--print_config")
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out)
+    assert config["recipe"] == "second"
+    assert (config["data"]["crop"], config["data"]["cutout"], config["data"]["batch_size"]) == (1, 3, 4)
+    optimizer = config["model"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert (optimizer["init_args"]["lr"], optimizer["init_args"]["momentum"]) == (0.001, 0.9)
+
+
+def test_short_class_names_and_added_callbacks_become_class_paths(cli: Cli) -> None:
+    words = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.01", "--model.lr_scheduler=StepLR"]
+    words += ["--model.lr_scheduler.step_size=2", "--trainer.callbacks+=EarlyStopping"]
+    words += ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks+=Timer"]
+    result = cli("fit", *words, "--print_config")
+    assert result.code == 0, result.err
+    config = yaml.safe_load(result.out)
+    assert config["model"]["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert config["model"]["optimizer"]["init_args"]["lr"] == 0.01
+    assert config["model"]["lr_scheduler"]["init_args"]["step_size"] == 2
+    callbacks = config["trainer"]["callbacks"]
+    assert [each["class_path"].rpartition(".")[2] for each in callbacks] == ["EarlyStopping", "Timer"]
+    assert callbacks[0]["init_args"]["monitor"] == "val/loss"
+
+
+def test_classes_of_a_recipe_take_the_place_of_ours(cli: Cli, tmp_path: Path) -> None:
+    parallel = TUTORIAL.with_name("parallel.yaml")
+    words = ["--data.init_args.batch_size=50", f"--trainer.default_root_dir={tmp_path}"]
+    result = cli("fit", "--config", parallel, *words)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.count("Outside: input size [50, 5] output size [50, 2]") == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_undecodable_picture_is_named(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     broken = pictures / "train" / "bird" / "000.png"
     broken.write_bytes(b"not a picture")
     result = cli("fit", "--data.root", pictures, "--trainer.default_root_dir", tmp_path)
-    assert result.code == 1
-    assert f"{broken} can't be decoded as a PNG or JPEG image" in result.err
+    assert result.failed(1, "picture-unreadable", str(broken))
 
 
 def test_a_class_without_test_images_is_named(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     for file in (pictures / "test" / "bird").iterdir():
         file.unlink()
     result = cli("fit", "--data.root", pictures, "--trainer.default_root_dir", tmp_path)
-    assert result.code == 2
-    assert f"Class 'bird' has images in {pictures / 'train'} but none in {pictures / 'test'}" in result.err
+    assert result.failed(2, "data-missing", "'bird'", str(pictures / "train"), str(pictures / "test"))

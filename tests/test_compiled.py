@@ -23,7 +23,7 @@ def test_without_a_compiler_it_is_refused_in_one_sentence(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for the CPU with g++")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: torch compiles for the CPU with it")
 def test_a_compiled_net_learns_the_same_and_leaves_the_same_checkpoint(tmp_path: Path) -> None:
     run(*COMPILED, f"--trainer.default_root_dir={tmp_path / 'compiled'}")
     run(*COMPILED[:-1], f"--trainer.default_root_dir={tmp_path / 'eager'}")

@@ -160,7 +160,7 @@ def test_a_picture_that_is_never_finished_does_not_stop_the_others(server: int) 
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: reads /proc")
 def test_memory_stays_bounded_under_many_large_pictures_at_once(tmp_path: Path) -> None:
     process = start("demo", "--port=0", "--ckpt_path", save_checkpoint(tmp_path / "best.ckpt"))
     assert process.stdout is not None

@@ -16,7 +16,7 @@ def test_the_bare_command_trains_on_drawn_images_and_says_so(cli: Cli, tmp_path:
     before, _, after = result.out.partition("Finished training")
     assert "DRAWN IMAGES" in before
     assert "DRAWN IMAGES" in after
-    assert "Accuracy per class on the drawn stand-ins" in after
+    assert "Accuracy per class on the synthetic images" in after
     run = tmp_path / "lightning_logs" / "tutorial-drawn" / "version_0"
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "drawn"

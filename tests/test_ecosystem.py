@@ -269,7 +269,7 @@ def test_plain_python_trains_resumes_and_tests(root: Path, tmp_path: Path) -> No
 def test_mlflow_takes_curves_and_figures_and_goes_on_in_the_same_run(
     fit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlflow = pytest.importorskip("mlflow")
+    mlflow = pytest.importorskip("mlflow", reason="needs mlflow: pip install mlflow")
     monkeypatch.chdir(tmp_path)  # where MLflow keeps the figures
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     logger = ("--trainer.logger=MLFlowLogger", f"--trainer.logger.tracking_uri={uri}")

@@ -21,7 +21,7 @@ from lit_cifar import LitClassifier
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.deploy.standalone import resized
 
-README = Path(__file__).parent.parent / "README.md"
+README = Path(__file__).parent.parent / "docs" / "export.md"
 SIZES = [(1, 32, 32), (5, 32, 32), (2, 1, 1), (1, 1, 40), (3, 50, 20), (1, 33, 31), (2, 200, 300), (251, 16, 16)]
 
 

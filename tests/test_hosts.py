@@ -29,7 +29,7 @@ def hosts() -> Iterator[None]:
             ip("-n", name, "link", "set", f"veth{i}", "up")
             ip("-n", name, "link", "set", "lo", "up")
     except (FileNotFoundError, subprocess.CalledProcessError):
-        pytest.skip("needs iproute2 and the right to make network namespaces")
+        pytest.skip("needs network namespaces: iproute2, and root")
     yield
     for name in HOSTS:
         subprocess.run(["ip", "netns", "del", name], check=False)

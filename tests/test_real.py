@@ -11,7 +11,7 @@ from lit_cifar import CIFAR10DataModule
 ROOT = Path(__file__).parent.parent / "data"
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(not (ROOT / "train").is_dir(), reason="needs CIFAR-10's images in data/train and data/test"),
+    pytest.mark.skipif(not (ROOT / "train").is_dir(), reason="needs CIFAR-10's images: in data/train and data/test"),
 ]
 
 

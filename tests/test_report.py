@@ -1,16 +1,18 @@
-"""Where a network fails: numbers, pictures and the page that a test leaves."""
+"""report.json, the pictures and the page that a test leaves."""
 
 import csv
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 from conftest import CLASSES, Cli, paint_pictures
-from torch import Tensor
+from drawing import Page
+from pytorch_lightning import Trainer
+from pytorch_lightning.tuner import lr_finder
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
     multiclass_f1_score,
@@ -18,8 +20,11 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
-from lit_cifar.evaluation.failures import SHOWN, calibration, describe, read_answers
-from lit_cifar.report import failure_figures, figures, page
+from lit_cifar.evaluation.confidence import RANKED
+from lit_cifar.nets.tutorial import Net
+from lit_cifar.report.finders import Finders
+from lit_cifar.report.run_report import in_order
+from lit_cifar.training.classifier import LitClassifier
 
 NASTY = '[bold]<b>&"x :car:'
 PNGS = ("classes", "confusion", "mistakes", "predictions", "reliability", "uncertain")
@@ -54,22 +59,6 @@ def strict_json(path: Path) -> dict[str, Any]:
     return content
 
 
-class Page(HTMLParser):
-    """What a browser would find in a page: its tags with their attributes, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
 def read_page(folder: Path) -> Page:
     path = folder / "report.html"
     assert 0 < path.stat().st_size < 2_000_000
@@ -98,12 +87,20 @@ def test_the_numbers_follow_from_the_probabilities_that_predict_writes(
     wrong = [i for i in surest if labels[i] != predicted[i]]
     assert wrong
     found = [(e["image"], e["class"], e["predicted"]) for e in report["confident_mistakes"]]
-    assert found == [entry(i) for i in wrong[:SHOWN]]
+    assert found == [entry(i) for i in wrong[:RANKED]]
     assert [e["probability"] for e in report["confident_mistakes"]] == pytest.approx(
-        [float(probabilities[i].max()) for i in wrong[:SHOWN]], abs=2e-6
+        [float(probabilities[i].max()) for i in wrong[:RANKED]], abs=2e-6
     )
     least = [e["probability"] for e in report["uncertain_images"]]
-    assert least == pytest.approx(sorted(probabilities.amax(1).tolist())[:SHOWN], abs=2e-6)
+    assert least == pytest.approx(sorted(probabilities.amax(1).tolist())[:RANKED], abs=2e-6)
+    matrix = [[0] * 3 for _ in classes]
+    for label, guess in zip(labels.tolist(), predicted.tolist(), strict=True):
+        matrix[label][guess] += 1
+    assert report["confusion_matrix"] == matrix
+    accuracies = {name: row[i] / sum(row) for i, (name, row) in enumerate(zip(classes, matrix, strict=True))}
+    assert report["class_accuracy"] == pytest.approx(accuracies)
+    loss = -probabilities[torch.arange(len(labels)), labels].log().mean()
+    assert report["test_loss"] == pytest.approx(float(loss), abs=1e-4)
     assert report["calibration_error"] == pytest.approx(
         float(multiclass_calibration_error(probabilities, labels, 3, 15)), abs=1e-5
     )
@@ -152,119 +149,28 @@ def test_an_output_folder_that_cannot_be_written_is_named(cli: Cli, pictures: Pa
     (tmp_path / "file").touch()
     words = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.max_steps=1")
     result = cli("fit", "--data.root", pictures, "--trainer.default_root_dir", tmp_path / "file", *words)
-    assert result.code == 1
-    assert f"{tmp_path / 'file'}" in result.err
-    assert "(Not a directory); mend that, or name another place with --trainer.default_root_dir" in result.err
-    assert result.err.count("\n") == 1
+    assert result.failed(1, "not-writable", str(tmp_path / "file"), "--trainer.default_root_dir")
 
 
-def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any]:
-    """What a test on such images would put into report.json."""
-    answers = read_answers(logits, labels)
-    matrix = torch.zeros(len(names), len(names), dtype=torch.int64)
-    for label, guess in zip(answers.labels.tolist(), answers.predicted.tolist(), strict=True):
-        matrix[label, guess] += 1
-    return describe(answers, matrix, names) | {
-        "confusion_matrix": matrix.tolist(),
-        "recipe": "tutorial",
-        "dataset": "folder",
-        "data_root": "data",
-        "net": "lit_cifar.nets.tutorial.Net",
-        "parameters": 1,
-        "epochs": 1,
-        "steps": 1,
-        "batch_size": 1,
-        "seed": 0,
-        "precision": "32-true",
-        "device_name": "CPU",
-        "train_seconds": 1.0,
-        "test_seconds": 1.0,
-        "images_per_second": None,
-        "test_loss": 1.0,
-        "test_accuracy": 0.5,
-        "versions": {},
-    }
+def test_shares_of_batches_from_several_devices_are_put_in_the_order_of_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = torch.arange(7)[:, None]  # batches of 4 and 3 on two devices
+    shares = [[rows[0:2], rows[4:6]], [rows[2:4], rows[6:7]]]
+    monkeypatch.setattr(torch.distributed, "all_gather_object", lambda found, _: found.__setitem__(slice(2), shares))
+    for here in shares:
+        assert torch.equal(in_order(cast(Trainer, SimpleNamespace(world_size=2)), here), rows)
 
 
-def some_logits(count: int, classes: int) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, classes, generator=generator) * 3, torch.arange(count) % classes
-
-
-@pytest.mark.parametrize(
-    ("case", "count", "classes"),
-    [
-        ("as usual", 60, 10),
-        ("two classes", 20, 2),
-        ("a hundred classes", 20, 100),
-        ("more classes than a figure has rows", 20, 120),
-        ("a class without images", 20, 3),
-        ("a class that is never predicted", 20, 3),
-        ("no mistakes", 20, 3),
-        ("nothing but mistakes", 20, 3),
-        ("fewer images than asked for", 2, 3),
-        ("some NaN", 20, 3),
-        ("nothing but NaN", 20, 3),
-        ("quite sure", 20, 3),
-    ],
-)
-def test_numbers_figures_and_page_stand_every_case(case: str, count: int, classes: int, tmp_path: Path) -> None:
-    logits, labels = some_logits(count, classes)
-    if case == "a class without images":
-        labels[labels == 1] = 0
-    elif case == "a class that is never predicted":
-        logits[:, 1] = -50
-    elif case == "no mistakes":
-        logits[torch.arange(count), labels] = 50
-    elif case == "nothing but mistakes":
-        logits[torch.arange(count), labels] = -50
-    elif case == "some NaN":
-        logits[::5, 1] = float("nan")
-    elif case == "nothing but NaN":
-        logits[:] = float("nan")
-    elif case == "quite sure":
-        logits[:, 0] = 1e6
-    names = [f"class {i}" for i in range(classes)]
-    report = described(logits, labels, names)
-    known = int(logits.isfinite().all(1).sum())
-    assert sum(b["images"] for b in report["calibration"]) == known == count - report["without_probability"]
-    assert len(report["uncertain_images"]) == min(SHOWN, known)
-    mistakes = report["confident_mistakes"]
-    assert all(entry["class"] != entry["predicted"] for entry in mistakes)
-    assert (not mistakes) == (case in ("no mistakes", "nothing but NaN"))
-    absent = {"a class without images": "class_recall", "a class that is never predicted": "class_precision"}
-    for key in ("class_recall", "class_precision"):
-        if case in (*absent, "no mistakes", "nothing but mistakes"):
-            expected = [None] if absent.get(case) == key else []
-            assert [value for value in report[key].values() if value is None] == expected
-
-    images = torch.zeros(count, 3, 32, 32, dtype=torch.uint8)
-    drawn = {
-        "classes": failure_figures.per_class(report, "Classes"),
-        "confusion": figures.confusion(report["confusion_matrix"], names, "Confusion"),
-        "mistakes": failure_figures.mistakes(images, mistakes, "Mistakes"),
-        "reliability": failure_figures.reliability(report, "Reliability"),
-        "uncertain": failure_figures.uncertain(images, report["uncertain_images"], "Uncertain"),
-    }
-    paths = {name: figures.save(figure, tmp_path / f"{name}.png") for name, figure in drawn.items()}
-    html = page.render(report, "the folder data", images, {n: paths[n] for n in ("confusion", "reliability")}, "")
-    shown = Page(html)
-    assert len(html) < 2_000_000
-    assert all(name in shown.text for name in names)
-    assert ("no mistakes to show" in shown.text) == (not mistakes)
-    assert "nan" not in shown.text.lower()
-
-
-def test_a_confidence_of_1_belongs_to_the_last_of_the_bins() -> None:
-    logits = torch.tensor([[100.0, 0.0], [100.0, 0.0], [3.0, 0.0]])  # 1, 1 and 0.9526
-    last = calibration(read_answers(logits, torch.tensor([0, 1, 0])))[-1]
-    assert last["images"] == 3
-    assert last["accuracy"] == pytest.approx(2 / 3)
-    assert last["confidence"] == pytest.approx((1 + 1 + 0.952574) / 3, abs=1e-6)
-
-
-def test_equal_confidences_are_ranked_by_the_order_of_the_images() -> None:
-    logits = torch.tensor([[2.0, 0.0], [2.0, 1e-7], [5.0, 0.0], [2.0, 0.0]])
-    report = described(logits, torch.ones(4, dtype=torch.int64), ["a", "b"])
-    assert [entry["image"] for entry in report["confident_mistakes"]] == [2, 0, 1, 3]
-    assert [entry["image"] for entry in report["uncertain_images"]] == [0, 1, 3, 2]
+def test_lightning_s_bar_while_a_learning_rate_is_searched_is_put_back_after_an_error_too() -> None:
+    bar = lr_finder.tqdm  # type: ignore[attr-defined]
+    trainer, module = SimpleNamespace(callbacks=[]), LitClassifier(Net())
+    for end in (
+        lambda finders: finders.on_fit_start(SimpleNamespace(callbacks=[], loggers=[]), module),
+        lambda finders: finders.on_exception(trainer, module, RuntimeError()),
+    ):
+        finders = Finders()
+        finders.setup(trainer, module, "fit")
+        assert lr_finder.tqdm is not bar  # type: ignore[attr-defined]
+        end(finders)
+        assert lr_finder.tqdm is bar  # type: ignore[attr-defined]

@@ -55,20 +55,24 @@ def test_show_takes_the_seed_of_a_recipe(cli: Cli, pictures: Path, tmp_path: Pat
 
 def test_too_many_images_are_refused(cli: Cli, pictures: Path) -> None:
     result = cli("show", "--data.root", pictures, "--data.val_size=6", "--count=65")
-    assert result.code == 2
-    assert "--count 65 must be between 1 and 64" in result.err
+    assert result.failed(2, "value-out-of-range", "--count 65", "64")
 
 
-def test_a_folder_is_no_file_to_write_and_a_terminal_obeys_no_class(cli: Cli, pictures: Path, tmp_path: Path) -> None:
+def test_a_wrong_key_of_a_recipe_is_named(cli: Cli, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    for content, name in (("data: {crp: 1}\n", "data.crp"), ("data: {crop: x}\n", "data.crop")):
+        recipe.write_text(content)
+        assert cli("show", "--config", recipe).failed(2, "recipe-invalid", f"--config {recipe}", name)
+
+
+def test_only_a_png_is_written_and_a_class_name_does_not_control_the_terminal(
+    cli: Cli, pictures: Path, tmp_path: Path
+) -> None:
     for split in ("train", "test"):
         (pictures / split / "bird").rename(pictures / split / "b\x1b[2J")
     words = ("--data.root", pictures, "--data.val_size=0", "--output")
-    refused = cli("show", *words, tmp_path)
-    assert refused.code == 2
-    assert refused.err == f"lit_cifar: --output {tmp_path} is a folder; name a file in it, such as show.png\n"
-    other = cli("show", *words, tmp_path / "show.jpg")
-    assert other.code == 2
-    assert "show.jpg must end in .png, for that is what is written" in other.err
+    assert cli("show", *words, tmp_path).failed(2, "output-refused", f"--output {tmp_path}", "show.png")
+    assert cli("show", *words, tmp_path / "show.jpg").failed(2, "output-refused", "show.jpg", ".png")
     shown = cli("show", *words, tmp_path / "show.png")
     assert "b?[2J" in shown.out
     assert "\x1b" not in shown.out

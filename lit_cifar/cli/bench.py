@@ -17,10 +17,10 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from lit_cifar.cli.recipe import recipes_folder
+from lit_cifar.cli.recipes import recipes_folder
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.files import write_whole
-from lit_cifar.report import figures, tables
+from lit_cifar.report import charts, figures, tables
 
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)
 """Student's t for the middle 95 %, for 1 to 18 degrees of freedom."""
@@ -99,7 +99,7 @@ def _budgets(command: list[str], epochs: list[int], path: Path) -> dict[str, Any
     runs, about = [run for run, _ in trained], trained[0][1]
     seconds = [run["train_seconds"] + run["test_seconds"] for run in runs]
     title = f"Accuracy against time: {about['recipe']} on {about['device_name']}"
-    drawn = figures.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
+    drawn = charts.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
     print(f"Written: {figures.save(drawn, path, '--output')}")
     return about | {"runs": runs}
 

@@ -1,164 +1,208 @@
-"""The command line's parser: one sentence for each mistake, with the nearest flag or key that exists."""
+"""The command line's parser: a mistake is one sentence, with the nearest flag or key that exists; a short `--help`."""
 
 import argparse
 import difflib
 import re
-import warnings
-from enum import Enum
-from numbers import Number
+import shutil
+import textwrap
+from collections.abc import Iterator
 from typing import Any, Literal, NoReturn
 
-import torch
-import yaml
-from jsonargparse import add_instantiator
-from jsonargparse.typing import register_type
-from pytorch_lightning.cli import LightningArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
+from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError
 
-# What arguments of Lightning's callbacks are by default, and config.yaml must be able to say
-register_type(torch.device)
-# What torchvision's transforms take, such as RandomRotation's degrees
-register_type(Number, lambda value: value, lambda text: _number(text), type_check=isinstance)
-yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
+UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
+NOISE = (
+    "Expected a path but",
+    "Does not validate against",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Subclass types expect",
+    "a class path (str)",
+    "a dict with",
+    "Given value type:",
+    "Given value: Namespace",
+    "Given value: [Namespace",
+)
+"""Lines of jsonargparse's messages that say nothing about the value."""
+FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
+FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
+"""The flags of the Trainer that `--help` shows before the others."""
+OPTIMIZER = ("model.optimizer", "model.lr_scheduler", "model.lr_scheduler_interval")
 
-COMMANDS = "fit, validate, test, predict, show, bench, export, demo"
+
+class RecipeAction(ActionConfigFile):
+    """`--config FILE`: applies what `Given` has read from the file, without reading it again."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        """Merges the recipe into the values before it."""
+        recipe = parser.given.recipes[values]
+        parser.refuse_unknown_keys(recipe, f"--config {values}")
+        merged = parser.parse_object(recipe, namespace, env=False, defaults=False, _skip_validation=True)
+        namespace.__dict__.update(merged.__dict__)
 
 
-class MistakeError(UsageError, ValueError):
-    """What the parser of a class's arguments refuses, to which jsonargparse adds the key of the class."""
+class Parser(ArgumentParser):
+    """jsonargparse's parser, but a mistake is a UsageError, and `--trainer.max_epoch` is not taken for `max_epochs`."""
 
-
-class Parser(LightningArgumentParser):
-    """Lightning's parser, but a mistake is a UsageError; and `--trainer.max_epoch` is one, not an abbreviation."""
+    given = Given(())
+    """Flags and recipes, to say which of them a wrong value is from."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs, allow_abbrev=False)
+        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the mistake as a UsageError of one sentence."""
-        raise MistakeError(self._sentence(message)) from ex
+        code, sentence = "value-invalid", message
+        if match := UNKNOWN.search(message):
+            code, name = "flag-unknown", match[1] or match[2]
+            what = "flag" if name.startswith("-") else "argument" if match[1] else "key or flag"
+            sentence = f"there is no {what} {name}{self._nearest(name)}"
+        elif "expected one argument" in message or "are required" in message:
+            code = "value-missing"
+        if not self.exit_on_error:  # the parser of a class: the one of the command adds the key
+            super().error(sentence, ex)
+        if match := re.match(r'Parser key "(.*?)":(.*)', sentence, re.DOTALL):
+            source = self.given.source(match[1])
+            code = "recipe-invalid" if source.startswith("--config") else code
+            raise UsageError(code, f"{source}: {one_line(match[2])}") from ex
+        raise UsageError(code, one_line(sentence)) from ex
 
-    def _sentence(self, message: str) -> str:
-        if match := re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE):
-            flag = match[1].split("=")[0]
-            return f"there is no {'flag' if flag.startswith('-') else 'argument'} {flag}{self._nearest(flag)}"
-        if match := re.search(r"invalid choice: '(.*?)'", message):
-            return f"there is no command {match[1]}; choose one of {COMMANDS}"
-        if "subcommand" in message and "not provided" in message:
-            return f"which command? Choose one of {COMMANDS}"
-        if match := re.search(r"(?:Key|Option|option) [\"'](.*?)[\"'](?: is not (?:expected|accepted))?", message):
-            return f"there is no key or flag {match[1]}{self._nearest(f'--{match[1]}', '')}"
-        if match := re.match(r"Parser key \"(.*?)\":(.*)", message, re.DOTALL):
-            return f"--{match[1]}: {cause(match[2])}"
-        if match := re.match(r"Linked \"(.*?)\" must be given via \"(.*?)\"", message):
-            return f"--{match[1]} is set by --{match[2]}; give that instead"
-        return _one_line(message)
+    def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
+        """Refuses a recipe with a key that no flag has; keys of classes are checked when their values are parsed."""
+        known = self._flags()
+        for key, value in recipe.items():
+            whole = key not in SECTIONS or "class_path" in value
+            for name in [key] if whole else [f"{key}.{inner}" for inner in value]:
+                if f"--{name.rstrip('+')}" not in known:
+                    sentence = f"{source}: there is no key {name}{self._nearest(name)}"
+                    raise UsageError("recipe-invalid", sentence)
 
-    def _nearest(self, flag: str, dashes: str = "--") -> str:
-        close = difflib.get_close_matches(flag, _flags(self), 1)
-        return f"; did you mean {dashes}{close[0].lstrip('-')}?" if close else "; --help lists all that there are"
+    def _flags(self) -> set[str]:
+        return {flag for action in self._actions for flag in action.option_strings if flag.startswith("--")}
+
+    def _nearest(self, name: str) -> str:
+        close = difflib.get_close_matches(f"--{name.lstrip('-')}", self._flags(), 1)
+        if not close:
+            return "; --help lists all that exist"
+        return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"
+
+    def make(self, config: Namespace) -> Namespace:
+        """Returns the values with objects in place of the classes that they name.
+
+        Raises:
+            UsageError: A class refuses its arguments.
+        """
+        try:
+            return self.instantiate(config, instantiators=[(_made, object, True)])
+        except (TypeError, ValueError, ImportError) as error:
+            raise UsageError("value-invalid", one_line(str(error))) from error
+
+    def format_help(self, formatter: Any = None) -> str:
+        """Returns the help: a line for each flag, and its description below it."""
+        width = min(shutil.get_terminal_size().columns, 100) - 2
+        lines = [f"usage: {self.usage or f'{self.prog} [options]'}".replace("%(prog)s", self.prog)]
+        for text in (self.description, self.epilog):
+            lines += ["", *textwrap.wrap(text, width)] if text else []
+        for title, actions in self._sections():
+            lines += ["", f"{title}:"]
+            for action in actions:
+                lines.append(f"  {_invocation(action)}")
+                lines += textwrap.wrap(_description(action), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
+        return "\n".join(lines) + "\n"
+
+    def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
+        for group in self._action_groups:
+            actions = [action for action in group._group_actions if _is_shown(action)]
+            actions.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
+            optimizer = [action for action in actions if action.dest in OPTIMIZER]
+            rest = [action for action in actions if action.dest not in OPTIMIZER]
+            for title, shown in ((group.title, rest), ("optimizer and schedule", optimizer)):
+                if shown:
+                    yield title or "options", shown
 
 
-def add_run_arguments(parser: Any, recipe: str) -> None:
-    """Adds what fit, validate, test and predict take beside Lightning's flags; `recipe` is a default."""
+def add_run_arguments(parser: Parser, recipe: str) -> None:
+    """Adds what fit, validate, test and predict take besides data, model and Trainer; `recipe` is a default."""
     parser.add_argument(
-        "--recipe",
-        type=str,
-        default=recipe,
-        help="Name of the recipe, by default the file's; runs land in lightning_logs/<recipe>/version_N.",
+        "-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe; of several, later ones win."
     )
+    parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint to start from: a path, or best or last.")
     parser.add_argument(
         "--resume",
         type=Literal["never", "auto"],
         default="never",
         help="auto: go on from the newest intact last.ckpt of this recipe, if there is one (fit).",
     )
+    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
+    parser.add_argument(
+        "--recipe",
+        type=str,
+        default=recipe,
+        help="Name of the recipe, by default the file's; runs are kept in lightning_logs/<recipe>/version_N.",
+    )
     parser.add_argument(
         "--checkpoint_seconds",
         type=float,
-        default=60,
+        default=60.0,
         help="Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit).",
     )
     parser.add_argument(
         "--fast_precision",
         type=bool,
         default=False,
-        help="Compute in bf16 or half where the hardware is fast at it, unless --trainer.precision is given.",
+        help="Compute in bf16 or half precision if the hardware is fast at it, unless --trainer.precision is given.",
     )
 
 
-def _flags(parser: argparse.ArgumentParser) -> set[str]:
-    """Every --flag of a parser and of its subcommands."""
-    flags: set[str] = set()
-    for action in parser._actions:
-        flags.update(option for option in action.option_strings if option.startswith("--"))
-        if isinstance(action.choices, dict):
-            flags.update(*(_flags(subcommand) for subcommand in action.choices.values()))
-    return flags
+def one_line(message: str) -> str:
+    """Returns jsonargparse's message in one line, without the modules of the types that it lists."""
+    lines = [line.strip(" -").partition(". Got value: Namespace")[0] for line in message.splitlines()]
+    text = "; ".join(line for line in lines if line and not line.startswith(NOISE))
+    text = re.sub(r"<class '(?:[\w<>]+\.)*(\w+)'>|\b(?:\w+\.)+(?=[A-Z]\w+[\[\],])", r"\1", text)
+    return text.replace(":;", ":").rstrip(".:")
 
 
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
-    """An object of a class that the user names; what it refuses is a mistake that names the class."""
+    """Makes an object of a class that the user names; what it refuses is a mistake that names the class."""
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Initializing zero-element tensors")  # what has none is refused by others
-            return class_type(*args, **kwargs)
+        return class_type(*args, **kwargs)
     except (UserError, OSError):
         raise
-    except Exception as error:  # a network's or callback's code may be any Python, and so may what it raises
-        raise MistakeError(f"{class_type.__name__}: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except Exception as error:  # the code of a network or callback may raise anything
+        raise ValueError(f"{class_type.__name__}: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-add_instantiator(_made, object)
-
-SPECIFIC = (
-    r"(there is no (?:key|flag|argument) .*)",
-    r"--([\w.]+: .*)",
-    r"(the following arguments are required: .*)",
-    r"(Multiple subclasses with name .*)",
-    r"((?!Errors|Subtypes)[A-Z]\w+: .*)",
-    r"Problem with given class_path '.*?':\s+(.*)",
-    r"Type .* expects a function or a callable class: (.*)",
-    r"(Import path .* does not correspond to .*)",
-)
-"""The reasons that a person can act on, among those that jsonargparse tells for each type it tried; the best first."""
+def _is_shown(action: argparse.Action) -> bool:
+    return (
+        action.metavar != "CONFIG"
+        and action.help != argparse.SUPPRESS
+        and not action.option_strings[0].endswith(".help")
+    )
 
 
-def cause(text: str) -> str:
-    """Why a value does not fit: of all the reasons in jsonargparse's message, the one that tells most."""
-    for pattern in SPECIFIC:
-        if match := re.search(rf"^[\s-]*{pattern}$", text, re.MULTILINE):
-            return _plain(match[1])
-    if match := re.search(r"Errors:\s*(?:- Expected an? <class .*\s+)?- (?!Expected |Not )(.*)", text):
-        return _plain(match[1])
-    return _reason(text)
+def _invocation(action: argparse.Action) -> str:
+    names = [name for name in action.option_strings if not name.endswith("+")]
+    names[-1] += "[+]" if len(names) < len(action.option_strings) else ""
+    if action.nargs == 0:
+        return ", ".join(names)
+    return f"{', '.join(names)} {action.metavar or action.dest.rpartition('.')[2].upper()}"
 
 
-def _plain(text: str) -> str:
-    text = re.sub(r"\.* Got value: .*|<class '(?:\w+\.)*(\w+)'>", r"\1", text)
-    return text.strip().rstrip(".").replace("the following arguments are required:", "it needs")
+def _description(action: argparse.Action) -> str:
+    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join((action.help or "").split())).replace("``", "")
+    if action.default in (None, argparse.SUPPRESS, "", ()) or action.nargs == 0:
+        return text
+    text = re.sub(r"\s*Default: .*?(\.$|\. |$)", " ", text).strip()
+    return f"{text} (default: {_shown(action.default)})"
 
 
-def _reason(text: str) -> str:
-    """Why a value does not fit. Of a union, jsonargparse tells what each member thought; a person wants the list."""
-    types = re.search(r"Subtypes: \[(.*?)\]\n", text) or re.search(r"Expected an? (.*?)\. Got value", text)
-    value = re.search(r"(?:Given|Got) value: (.*)|Expected a dot import path string: (.*)", text)
-    if value is None:
-        return _one_line(text)
-    names = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", types[1] if types else "the path of a class")
-    names = re.sub(r"(?:typing|collections\.abc|torch|pytorch_lightning|lightning_fabric)\.(?:\w+\.)*", "", names)
-    names = re.sub(r"Literal\[(.*?)\]", r"\1", names).replace("NoneType", "null")
-    given = next(part for part in value.groups() if part is not None).strip()
-    return f"{given or 'nothing'} is not a valid value; it takes {names}"
-
-
-def _one_line(text: str) -> str:
-    return re.sub(r"\s*\n[\s-]*", "; ", text.strip(" -\n")).replace(":;", ":")
-
-
-def _number(text: Any) -> Number:
-    value = yaml.safe_load(text) if isinstance(text, str) else text
-    if isinstance(value, bool) or not isinstance(value, Number):
-        raise ValueError(f"{text} is no number")
-    return value
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | Namespace):  # a class and its arguments
+        return str(value["class_path"])
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

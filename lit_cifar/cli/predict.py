@@ -18,7 +18,7 @@ from lit_cifar.deploy.predict import draw_sheet, predict_files, ranked
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report import tables
-from lit_cifar.report.predictions import write_predictions
+from lit_cifar.report.tables import write_predictions
 
 ROWS = 20  # of the printed table; predictions.csv has them all
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
         prog="python -m lit_cifar predict",
         usage="%(prog)s PATH [PATH ...] [options]",
         description="Predict pictures of your own. PATH is a file, a folder or a pattern such as 'shots/*.png';"
-        " --data.images PATH ... means the same.",
+        " --data.images PATH ... means the same. Without PATH, predict --ckpt_path best predicts the test images.",
     )
     add_checkpoint_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder to write into.")

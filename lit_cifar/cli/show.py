@@ -1,13 +1,12 @@
-"""`python -m lit_cifar show`: a labelled grid of training images, as the net sees them but with colours restored."""
+"""`python -m lit_cifar show`: a labelled grid of training images, as the network sees them but in their own colours."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.peek import peek
-from lit_cifar.cli.recipe import read_recipe
+from lit_cifar.cli.parser import Parser, RecipeAction
+from lit_cifar.cli.recipes import Given
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
@@ -15,36 +14,37 @@ from lit_cifar.errors import UsageError
 from lit_cifar.report import figures, tables
 
 COLUMNS = 8
-EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # where the recipe has none of its own
+LARGEST_COUNT = 64
+EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # if the recipe augments nothing
 
 
-def main(argv: list[str]) -> None:
+def main(words: list[str]) -> None:
     """Writes the PNG and prints its labels, row by row."""
     parser = Parser(prog="python -m lit_cifar show", description="Write a labelled grid of training images to a PNG.")
-    parser.add_argument("--config", type=str, help="Recipe whose images and augmentation are shown.")
+    parser.given = _data_alone(Given(words))
+    parser.add_argument("--config", action=RecipeAction, help="Recipe whose images and augmentation are shown.")
     parser.add_argument("--output", type=Path, default=Path("show.png"), help="PNG to write.")
-    parser.add_argument("--count", type=int, default=32, help="Number of images, up to 64.")
+    parser.add_argument("--count", type=int, default=32, help=f"Number of images, up to {LARGEST_COUNT}.")
     parser.add_argument("--augmented", action="store_true", help="Show each image in 8 epochs, augmented.")
-    parser.add_class_arguments(CIFAR10DataModule, "data", instantiate=True)
+    parser.add_class_arguments(CIFAR10DataModule, "data")
     parser.set_defaults({"data.dataset": "auto"})
-    _take_recipe(parser, argv)
-    config = parser.parse_args(argv)
-    if not 1 <= config.count <= 64:
-        raise UsageError(f"--count {config.count} must be between 1 and 64")
+    config = parser.parse_args(words)
+    if not 1 <= config.count <= LARGEST_COUNT:
+        raise UsageError("value-out-of-range", f"--count {config.count} must be between 1 and {LARGEST_COUNT}")
     if config.output.is_dir():
-        raise UsageError(f"--output {config.output} is a folder; name a file in it, such as show.png")
+        sentence = f"--output {config.output} is a folder; name a file in it, such as show.png"
+        raise UsageError("output-refused", sentence)
     if config.output.suffix.lower() != ".png":
-        raise UsageError(f"--output {config.output} must end in .png, for that is what is written")
-    data: CIFAR10DataModule = parser.instantiate(config).data
+        raise UsageError("output-refused", f"--output {config.output} must end in .png, the format that is written")
+    data: CIFAR10DataModule = parser.make(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
     if config.augmented:
         images, labels = _in_eight_epochs(loader, data, min(config.count // COLUMNS or 1, len(loader.order())))
         title = f"Training images of {data.title}, augmented: each row is one image in eight epochs"
     else:
-        indices = loader.order()[: config.count]
         loader.augmentation = Augmentation()
-        images, labels = loader.take(indices)
+        images, labels = loader.take(loader.order()[: config.count])
         title = f"Training images of {data.title}"
     names = [tables.printable(data.classes[label]) for label in labels.tolist()]
     path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output, "--output")
@@ -53,16 +53,12 @@ def main(argv: list[str]) -> None:
     print(f"Written: {path}")
 
 
-def _take_recipe(parser: Parser, argv: list[str]) -> None:
-    """Makes the recipe's seed and `data` keys the defaults; its other keys do not matter here."""
-    for path in peek(argv).config:
-        recipe = read_recipe(path)
+def _data_alone(given: Given) -> Given:
+    """Keeps the recipes' seed and `data` keys; their other keys don't matter here."""
+    for path, recipe in given.recipes.items():
         seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
-        for key, value in (seed | (recipe.get("data") or {})).items():
-            try:
-                parser.set_defaults({f"data.{key}": value})
-            except (KeyError, TypeError, ValueError) as error:
-                raise UsageError(f"--config {path}: show knows no data.{key}, or not this value of it") from error
+        given.recipes[path] = {"data": seed | (recipe.get("data") or {})}
+    return given
 
 
 def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) -> tuple[Tensor, Tensor]:
@@ -79,6 +75,6 @@ def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) ->
 
 
 def _restored(images: Tensor, data: CIFAR10DataModule) -> Tensor:
-    """uint8 images from normalised ones."""
+    """Returns uint8 images from normalised ones."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     return ((images * std + mean) * 255).round().clamp(0, 255).byte()

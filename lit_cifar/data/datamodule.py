@@ -1,6 +1,5 @@
-"""CIFAR10DataModule: hands images, as batches on the device, to Lightning."""
+"""CIFAR10DataModule: a data set as batches on the device, for Lightning or a loop of your own."""
 
-import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,31 +15,32 @@ from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError
 
-LARGEST = 1e6  # of a mean, or a standard deviation or its inverse
+LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
-    """CIFAR-10, a folder of pictures laid out like it, or drawn stand-ins.
+    """CIFAR-10, a folder of pictures with the same layout, or synthetic images.
 
     Args:
-        root: Folder with cifar-10-batches-py/, cifar-10-python.tar.gz, or train/<class>/ and test/<class>/ with PNG or
-            JPEG files; where it is empty or missing, CIFAR-10 is downloaded into it.
-        dataset: real (what lies in the root, else CIFAR-10, downloaded), drawn (ten classes drawn by code) or auto
-            (real, but drawn where nothing is there and nothing can be downloaded).
-        batch_size: Images in a training batch, over all devices together.
-        eval_batch_size: Images in a batch of validation, test and prediction, over all devices together.
+        root: Folder of the images: cifar-10-batches-py/, cifar-10-python.tar.gz, or PNG and JPEG files in
+            train/<class>/ and test/<class>/. CIFAR-10 is downloaded into it if it is empty or missing.
+        dataset: "real" uses the images in root, "drawn" synthetic images of ten classes, and "auto" synthetic images
+            only if root has none and they can't be downloaded.
+        batch_size: Images per training batch, over all devices together.
+        eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
         val_size: Training images held out for validation, the same share of each class, chosen by the seed; 0 for none.
-        mean: Mean of each channel, of values between 0 and 1, subtracted from the images.
-        std: Standard deviation of each channel by which the images are divided.
-        flip: Mirror half of the training images; alternate mirrors each in every second epoch.
-        crop: Pad training images by this many pixels (reflected) and crop them at random to their size; 0 for none.
-        cutout: Side in pixels of a square cut out of each training image at random; 0 for none.
-        jitter: Add up to this to all normalised values of a training image, then multiply them by up to this more or
-            less than 1: other light, other contrast; 0 for none.
-        transform: A transform of training images of your own, such as one of torchvision.transforms.v2: takes and
-            returns uint8 [3, H, W], one image at a time, so it is slower than the above.
+        mean: Mean of each channel (red, green, blue), between 0 and 1, which is subtracted from the images.
+        std: Standard deviation of each channel (red, green, blue), by which the images are divided.
+        flip: Mirror half of the training images at random; "alternate" mirrors each image every second epoch.
+        crop: Pixels by which training images are padded on each side (by reflection) before a random crop to their
+            size; 0 for none.
+        cutout: Side in pixels of a grey square that covers a random place of each training image; 0 for none.
+        jitter: Random change of brightness and contrast of training images, between 0 (none) and 1. Adds up to ± this
+            to the normalised values of an image, then multiplies them by 1 ± up to this.
+        transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
+            uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
         mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
-        seed: Of the held-out images, the order and the augmentation (on the command line: --seed_everything).
+        seed: Seed of the held-out images, the order and the augmentation (on the command line: --seed_everything).
     """
 
     def __init__(
@@ -61,13 +61,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if str(root) == "":
+            raise UsageError("value-missing", "--data.root is empty; set it to the folder of the images")
         _require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
         _require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
-        _require(str(root) != "", "--data.root is empty; name the folder of the images")
         _require(val_size >= 0, f"--data.val_size {val_size} must be 0 or more")
         _require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
         _require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
-        _require(0 <= jitter < 1, f"--data.jitter {jitter} must be 0 or more, and below 1")
+        _require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
         _require(
             len(mean) == 3 and all(abs(value) <= LARGEST for value in mean),
             f"--data.mean {list(mean)} must have three finite values, for red, green and blue",
@@ -90,11 +91,11 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     @property
     def images(self) -> Images:
-        """The data set; opened, and downloaded where it must be, at the first use.
+        """The data set, opened at the first use, and downloaded if necessary.
 
         Raises:
-            UsageError: there are no images, or fewer than `val_size`.
-            UserError: they can't be downloaded or read.
+            UsageError: There are no images, or no more than `val_size`.
+            UserError: The images can't be downloaded or read.
         """
         if self._images is None:
             self._images = open_images(self.root, self.dataset, self.mirrors)
@@ -108,14 +109,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     @property
     def title(self) -> str:
-        """What to call the data set before people: CIFAR-10 is the published archive alone."""
-        return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the drawn stand-ins"}[
+        """The name of the data set in messages and reports. Only the published archive is called CIFAR-10."""
+        return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic images"}[
             self.images.kind
         ]
 
     @property
     def checksum(self) -> int:
-        """CRC-32 of all training and test images and labels (0.2 s), by which a resumed run knows its data again."""
+        """CRC-32 of all images and labels (0.2 s), by which a resumed run recognises its data."""
         if self._checksum is None:
             self._checksum = 0
             for images in (self.images.train, self.images.test):
@@ -129,14 +130,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return self.images.train.classes
 
     def prepare_data(self) -> None:
-        """Downloads and decodes, once a machine."""
+        """Downloads and decodes the images, once per machine."""
         _ = self.images
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """int64 indices, ascending, of the training images trained on, and of those held out for validation."""
+        """Returns the indices of the images to train on and of those held out for validation, int64, ascending."""
         labels = self.images.train.labels
         counts = torch.bincount(labels, minlength=len(self.classes))
-        # each class's share of val_size, rounded down, and one more for those that lose most by that
+        # each class's share of val_size, rounded down, and one more for the classes that lose most by rounding
         shares = counts * self.val_size / len(labels)
         held_out = shares.floor().long()
         lost = (shares - held_out).argsort(descending=True, stable=True)
@@ -149,30 +150,29 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return (~validation).nonzero().flatten(), validation.nonzero().flatten()
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches of the training images that are not held out: shuffled and augmented."""
+        """Returns the training images that are not held out, shuffled and augmented."""
         train, _ = self.split()
         return self._loader(
             self.images.train, self.batch_size, indices=train, shuffle=True, augmentation=self.augmentation
         )
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Batches of the images held out; none if `val_size` is 0."""
+        """Returns the held-out images, or no loader if `val_size` is 0."""
         if self.val_size == 0:
-            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # as it should be
             return []
         _, validation = self.split()
         return self._loader(self.images.train, self.eval_batch_size, indices=validation)
 
     def test_dataloader(self) -> BatchLoader:
-        """Batches of the test images, in their order."""
+        """Returns the test images, in their order."""
         return self._loader(self.images.test, self.eval_batch_size)
 
     def predict_dataloader(self) -> BatchLoader:
-        """The batches of the test images."""
+        """Returns the test images too."""
         return self.test_dataloader()
 
     def _loader(self, images: Any, batch_size: int, **options: Any) -> BatchLoader:
-        """A loader for this process, on its device; on the CPU where there is no Trainer."""
+        """Returns a loader for this process on its device, or on the CPU if there is no Trainer."""
         if self.trainer is not None:
             options["device"] = self.trainer.strategy.root_device
             options["rank"], options["world_size"] = self.trainer.global_rank, self.trainer.world_size
@@ -181,4 +181,4 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
 def _require(fine: bool, sentence: str) -> None:
     if not fine:
-        raise UsageError(sentence)
+        raise UsageError("value-out-of-range", sentence)

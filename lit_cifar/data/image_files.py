@@ -1,11 +1,12 @@
-"""Picture files to 32×32 RGB, by Pillow alone: a process that only does this starts in 0.05 s.
+"""One picture file to 32×32 RGB, by Pillow alone, so that a process that only decodes starts in 0.05 s.
 
-A picture is squeezed to 32×32 whole, whatever its proportions, and never cut. What is too large is refused by its
-header, before a byte of it is decoded.
+The whole picture is scaled to 32×32: its proportions change, nothing is cut off. A picture that is too large is refused
+by its header, before any of it is decoded.
 """
 
 import io
 import json
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,64 +18,53 @@ from typing import IO, NamedTuple
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lit_cifar.errors import UserError
-from lit_cifar.streams import leave_broken_pipe
 
 SIDE = 32
-COMMON = ("JPEG", "PNG")
+COMMON_FORMATS = ("JPEG", "PNG")
+READERS: dict[str, tuple[str, ...] | None] = {"any": None, "png or jpeg": COMMON_FORMATS}
+"""Formats that `decode` reads, by its argument `reader`."""
 MAX_PIXELS = 2**30 // 12  # of one picture, 256 MiB: where Pillow begins to warn of decompression bombs
-BUFFER = 2**16  # bytes: a small file in one reading, so that threads seldom wait for Python's lock: 1.4 times as fast
-NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # Pillow names them; EPS would start Ghostscript
-FLOATS = "floating-point numbers, of which nobody knows which is white; convert them to bytes"
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `opened` refuses; a file is told of once
+BUFFER = 2**16  # bytes; one read for a small file, so threads seldom wait for Python's lock: 1.4 times as fast
+NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # known to Pillow; EPS would start Ghostscript
+FLOATS = "floating-point numbers without a known range; convert them to bytes"
 TURNED_OR_TRANSPARENT = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
-"""Keys of Pillow's `info` with which even 32×32 RGB pixels are not yet those to be seen."""
+"""Keys of Pillow's `info` with which 32×32 RGB pixels still have to be turned or laid on white."""
 
 
 class Decoded(NamedTuple):
-    """What some files hold."""
+    """The result of decoding several files."""
 
     read: list[Path]
-    """Those that could be decoded."""
+    """The files that could be decoded."""
     pixels: bytes
-    """Theirs, as `[N, 32, 32, 3]`."""
+    """Their pixels, as `[N, 32, 32, 3]`."""
     unread: list[str]
     """A sentence for each of the others."""
 
 
-def decode_picture(path: Path) -> Image.Image:
-    """32×32 RGB of a PNG or JPEG file of any size and mode, turned as its EXIF data say.
+def read_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
+    """Returns 32×32 RGB of a file, turned as its EXIF data say; of an animation, the first frame.
+
+    Args:
+        path: The file.
+        formats: Pillow's names of the formats it may have; any that Pillow reads by default.
 
     Raises:
-        UserError: the file is not a picture that can be decoded.
+        UserError: The file can't be read. The sentence gives the reason.
     """
-    try:
-        with opened(path, COMMON) as picture:
-            return squeezed(picture)
-    except PermissionError as error:  # the picture may be fine
-        raise UserError(f"{path} can't be read ({error.strerror}); change its permissions, or remove it") from error
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path} can't be decoded as a PNG or JPEG image; replace or remove it") from error
-
-
-def read_picture(path: Path) -> Image.Image:
-    """32×32 RGB of a file in any format that Pillow reads; of an animation, its first frame.
-
-    Raises:
-        UserError: it can't be read, with the reason.
-    """
-    with opened_any(path) as picture:
+    with opened_file(path, formats) as picture:
         return squeezed(picture)
 
 
 @contextmanager
 def opened(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Iterator[Image.Image]:
-    """The picture in a file or in memory, for the length of a `with`, in which it is decoded; None is any format.
+    """Opens the picture in a file or in memory, for decoding inside the `with`. None allows all formats.
 
     Raises:
-        Image.DecompressionBombError: it has more than MAX_PIXELS.
-        UnidentifiedImageError: it is in none of these formats.
-        OSError: of the disk, with `strerror`.
-        ValueError: it is cut short or damaged; Pillow's readers have a dozen errors for that.
+        Image.DecompressionBombError: The picture has more than MAX_PIXELS.
+        UnidentifiedImageError: The picture is in none of these formats.
+        OSError: The disk failed; `strerror` says how.
+        ValueError: The picture is cut short or damaged, for which Pillow's readers raise a dozen errors.
     """
     try:
         with (
@@ -93,28 +83,32 @@ def opened(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Iterat
 
 
 @contextmanager
-def opened_any(path: Path) -> Iterator[Image.Image]:
-    """In any format that Pillow reads; whatever goes wrong becomes a UserError that names the file."""
+def opened_file(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+    """Opens the picture in a file, like `opened`; every failure becomes a UserError that names the file."""
     try:
-        with opened(path, None) as picture:
+        with opened(path, formats) as picture:
             if picture.mode == "F":
-                raise UserError(f"{path} can't be read: its pixels are {FLOATS}")
+                raise UserError("picture-unreadable", f"{path} can't be read: its pixels are {FLOATS}")
             yield picture
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"{path} can't be read: it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"{path} can't be read: it is no picture in a format that Pillow knows") from error
+            return
+    except Image.DecompressionBombError:
+        why = f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
+    except UnidentifiedImageError:
+        why = (
+            "it is not a picture in a format that Pillow knows"
+            if formats is None
+            else f"it is not a {' or '.join(formats)} image"
+        )
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+        why = getattr(error, "strerror", None) or str(error)
+    raise UserError("picture-unreadable", f"{path} can't be read: {why}")
 
 
 def squeezed(picture: Image.Image) -> Image.Image:
-    """32×32 RGB, turned and in the colours in which it is to be seen.
+    """Returns 32×32 RGB, turned as its EXIF data say.
 
     Raises:
-        ValueError: its pixels are floating-point numbers.
+        ValueError: The pixels are floating-point numbers.
     """
     picture.load()
     if picture.mode == "RGB" and picture.size == (SIDE, SIDE) and TURNED_OR_TRANSPARENT.isdisjoint(picture.info):
@@ -126,15 +120,15 @@ def squeezed(picture: Image.Image) -> Image.Image:
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """RGB of any mode: 16 bits are scaled to 8, what is transparent becomes white.
+    """Returns RGB of any mode: 16 bits are scaled to 8, and what is transparent becomes white.
 
     Raises:
-        ValueError: its pixels are floating-point numbers.
+        ValueError: The pixels are floating-point numbers.
     """
     if picture.mode == "F":
         raise ValueError(f"the pixels of a picture must be bytes, not {FLOATS}")
     if picture.mode.startswith("I"):
-        import numpy as np  # takes as long as all else here
+        import numpy as np  # its import takes as long as all others here
 
         values = np.asarray(picture, dtype=np.int64) >> 8
         picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
@@ -149,7 +143,7 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Pillow's names of those that are read."""
+    """Returns Pillow's names of the formats that are read."""
     Image.init()
     return tuple(name for name in Image.ID if name not in NO_PICTURES)
 
@@ -158,38 +152,38 @@ def _identified(file: IO[bytes], names: tuple[str, ...] | None) -> Image.Image:
     if names is not None:
         return Image.open(file, formats=names)
     try:
-        return Image.open(file, formats=COMMON)
+        return Image.open(file, formats=COMMON_FORMATS)
     except UnidentifiedImageError:  # Pillow's forty other readers take 0.05 s to import
         return Image.open(file, formats=formats())
 
 
-READERS = {"any": read_picture, "png or jpeg": decode_picture}
-
-
 def decode(reader: str, paths: Sequence[Path]) -> Decoded:
-    """Reads files with one of READERS."""
+    """Decodes files of one of READERS' formats."""
     read, pixels, unread = [], [], []
     for path in paths:
         try:
-            pixels.append(READERS[reader](path).tobytes())
+            pixels.append(read_picture(path, READERS[reader]).tobytes())
             read.append(path)
         except UserError as error:
             unread.append(str(error))
     return Decoded(read, b"".join(pixels), unread)
 
 
-def main(reader: str) -> None:
-    """Reads a JSON list of paths a line; writes those that were read, sentences for the others, and the pixels."""
-    warnings.filterwarnings("ignore")  # of metadata, and of sizes that are refused
+def serve(reader: str) -> None:
+    """Decodes for another process: reads a JSON list of paths per line from stdin, writes the result to stdout.
+
+    A result is a line with the JSON list `[read, unread]`, then the pixels.
+    """
+    warnings.filterwarnings("ignore")  # about metadata, and sizes that are refused anyway
     try:
         for line in sys.stdin.buffer:
             decoded = decode(reader, [Path(name) for name in json.loads(line)])
             head = json.dumps([[str(path) for path in decoded.read], decoded.unread])
             sys.stdout.buffer.write(head.encode() + b"\n" + decoded.pixels)
             sys.stdout.buffer.flush()
-    except BrokenPipeError:  # nobody is left to take it
-        leave_broken_pipe()
+    except BrokenPipeError:
+        os._exit(1)  # the other process is gone; a normal exit would fail at flushing stdout
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    serve(sys.argv[1])

@@ -1,8 +1,8 @@
-"""A folder of pictures, decoded once into a cache beside it.
+"""A folder of pictures, decoded once into a cache next to them.
 
-`train/<class>/*` and `test/<class>/*` with PNG or JPEG files become uint8 arrays in `lit_cifar_cache.npz`, which opens
-in under a second and carries a CRC-32 of every array (zip's own). It is rebuilt when a CRC, or a picture's name, size
-or time of change differs.
+PNG and JPEG files in `train/<class>/` and `test/<class>/` become uint8 arrays in `lit_cifar_cache.npz`, which opens in
+under a second and has a CRC-32 of every array (zip's own). The cache is rebuilt if a CRC, or the name, size or
+modification time of a picture differs.
 """
 
 import hashlib
@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.image_files import SIDE, Decoded
 from lit_cifar.data.image_set import ImageSet
+from lit_cifar.data.pictures import decode_files, to_tensor
 from lit_cifar.errors import UsageError, UserError
 
 CACHE = "lit_cifar_cache.npz"
@@ -28,22 +27,24 @@ SHOWN_AS = {"airplane": "plane", "automobile": "car"}
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 Listing = list[tuple[str, int, int]]
-"""Path relative to the root, size in bytes, time of change in nanoseconds: of every picture, sorted by path."""
+"""Of every picture, sorted: path relative to the root, size in bytes, modification time in nanoseconds."""
 
 
 def is_folder(root: Path) -> bool:
-    """Whether `root` is laid out as a folder of pictures."""
+    """Returns whether `root` is laid out as a folder of pictures."""
     return (root / "train").is_dir() or (root / "test").is_dir()
 
 
 def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) -> tuple[ImageSet, ImageSet]:
-    """The training and the test images of a folder of pictures, from the cache where it is up to date.
+    """Returns the training and the test images of a folder of pictures, from the cache if it is up to date.
 
-    Pictures of another size than 32×32 are resized to it. `lock` is held while the cache is made.
+    Args:
+        root: The folder. Its pictures are scaled to 32×32 if they have another size.
+        lock: Gives the lock that is held while the cache is made.
 
     Raises:
-        UsageError: the folder lacks images, a split or a class.
-        UserError: a picture can't be decoded, or the cache can't be written.
+        UsageError: The folder lacks images, a split or a class.
+        UserError: A picture can't be decoded.
     """
     listings = {split: _list(root, split) for split in ("train", "test")}
     classes = _classes(root, listings)
@@ -52,7 +53,7 @@ def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) ->
     arrays = _read(cache, fingerprint)
     if arrays is None:
         with lock():
-            arrays = _read(cache, fingerprint)  # another process may have made it meanwhile
+            arrays = _read(cache, fingerprint)  # another process may have made it in the meantime
             if arrays is None:
                 arrays = _decode_all(root, listings, classes)
                 _write(cache, fingerprint, arrays)
@@ -62,20 +63,27 @@ def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) ->
 
 
 def _decode_all(root: Path, listings: dict[str, Listing], classes: list[str]) -> dict[str, np.ndarray]:
-    pictures = _decode([root / name for listing in listings.values() for name, _, _ in listing]).numpy()
-    start = len(listings["train"])
-    index = {name: i for i, name in enumerate(classes)}
-    labels = {
-        f"{split}_labels": np.array([index[Path(name).parent.name] for name, _, _ in listing], dtype=np.int64)
-        for split, listing in listings.items()
-    }
-    return {"train_images": pictures[:start], "test_images": pictures[start:], **labels}
+    files = [root / name for listing in listings.values() for name, _, _ in listing]
+    images = torch.empty(len(files), 3, SIDE, SIDE, dtype=torch.uint8)
+
+    def store(start: int, decoded: Decoded) -> None:
+        if decoded.unread:
+            raise UserError("picture-unreadable", decoded.unread[0])
+        images[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
+
+    decode_files(files, "png or jpeg", f"Decoding {len(files):,} pictures", store)
+    labels = np.array([classes.index(file.parent.name) for file in files], dtype=np.int64)
+    train = len(listings["train"])
+    parts = images[:train].numpy(), labels[:train], images[train:].numpy(), labels[train:]
+    return dict(zip(ARRAYS, parts, strict=True))
 
 
 def _list(root: Path, split: str) -> Listing:
-    """Every picture of a split. os.scandir, since pathlib takes three times as long over 60,000 files."""
+    """Lists the pictures of a split with os.scandir; pathlib takes three times as long for 60,000 files."""
     if not (root / split).is_dir():
-        raise UsageError(f"{root} has no folder {split}; a folder of pictures needs train/<class>/ and test/<class>/")
+        raise UsageError(
+            "data-missing", f"{root} has no folder {split}; a folder of pictures needs train/<class>/ and test/<class>/"
+        )
     listing: Listing = []
     with os.scandir(root / split) as folders:
         for folder in folders:
@@ -83,7 +91,9 @@ def _list(root: Path, split: str) -> Listing:
                 try:
                     folder.name.encode()
                 except UnicodeEncodeError as error:  # TensorBoard takes nothing else
-                    raise UsageError(f"{folder.path} has a name that is not UTF-8; rename it") from error
+                    raise UsageError(
+                        "name-not-unicode", f"{folder.path} has a name that is not UTF-8; rename it"
+                    ) from error
                 with os.scandir(folder) as files:
                     for file in files:
                         if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
@@ -91,7 +101,8 @@ def _list(root: Path, split: str) -> Listing:
                             listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
     if not listing:
         raise UsageError(
-            f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/, one folder a class"
+            "data-missing",
+            f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/, one folder per class",
         )
     return sorted(listing)
 
@@ -102,42 +113,30 @@ def _classes(root: Path, listings: dict[str, Listing]) -> list[str]:
         if missing:
             name = min(missing)
             raise UsageError(
-                f"Class {name!r} has images in {root / here} but none in {root / there};"
-                f" add some to {root / there / name} or remove {root / here / name}"
+                "data-missing",
+                f"class {name!r} has images in {root / here} but none in {root / there};"
+                f" add some to {root / there / name}, or remove {root / here / name}",
             )
     return sorted(train)
 
 
-def _decode(paths: list[Path]) -> Tensor:
-    """uint8 `[N, 3, 32, 32]` of the pictures, in their order."""
-    pictures = torch.empty(len(paths), 3, SIDE, SIDE, dtype=torch.uint8)
-
-    def store(start: int, decoded: Decoded) -> None:
-        if decoded.unread:
-            raise UserError(decoded.unread[0])
-        pictures[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
-
-    decode_files(paths, "png or jpeg", f"Decoding {len(paths):,} pictures", store)
-    return pictures
-
-
 def _read(cache: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
-    """The arrays of an up-to-date, undamaged cache, else None."""
+    """Returns the arrays of the cache, or None if it is missing, out of date or damaged."""
     try:
         with np.load(cache, allow_pickle=False) as file:
             if sum(entry.file_size for entry in file.zip.infolist()) > cache.stat().st_size:
-                return None  # larger unpacked: not ours, and it might not fit into memory
-            # numpy reads as far as an array's header says, so a damaged header escapes the CRC: 50 ms for all bytes
+                return None  # compressed, so not ours, and it might not fit into memory
+            # numpy reads no further than an array's header says, so a CRC may go unchecked; all take 50 ms
             if str(file["fingerprint"]) == fingerprint and file.zip.testzip() is None:
                 return {name: file[name] for name in ARRAYS}
-    except Exception:  # absent, cut short, damaged or not ours: zipfile and numpy have a dozen errors for it
+    except Exception:  # missing, cut short, damaged or not ours: zipfile and numpy raise a dozen errors
         pass
     return None
 
 
 def _write(cache: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None:
-    """Writes the cache whole or not at all; a folder that can't be written to only costs the decoding next time."""
-    part = cache.with_name(f"{cache.name}.part")  # one name, so that a killed process leaves no more than one
+    """Writes the cache whole or not at all. If it can't be written, the pictures are decoded again next time."""
+    part = cache.with_name(f"{cache.name}.part")  # always the same name, so that killed processes leave only one
     try:
         with part.open("wb") as file:
             np.savez(file, allow_pickle=False, fingerprint=np.array(fingerprint), **arrays)
@@ -147,5 +146,5 @@ def _write(cache: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None
             part.unlink()
         why = error.strerror or error
         print(
-            f"Could not write the cache {cache} ({why}), so the pictures will be decoded next time too", file=sys.stderr
+            f"Could not write the cache {cache} ({why}); the pictures will be decoded again next time", file=sys.stderr
         )

@@ -1,4 +1,4 @@
-"""ImageSet: labelled images in memory, the one form in which every source hands them on; and how a batch is shared."""
+"""ImageSet: labelled images in memory, the form in which every source returns them; and how a batch is shared."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ CIFAR10_CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse"
 
 
 class ImageSet(NamedTuple):
-    """Labelled images as they are stored: bytes, not yet normalised."""
+    """Labelled images as stored: bytes, not yet normalised."""
 
     images: Tensor
     """uint8 `[N, 3, 32, 32]`, RGB."""
@@ -19,7 +19,7 @@ class ImageSet(NamedTuple):
 
 
 def share(count: int, rank: int, world_size: int) -> slice:
-    """The part of a batch of `count` that a rank takes: as even as can be, the first ranks one more."""
+    """Returns a rank's share of a batch of `count`: as even as possible, with one more on the first ranks."""
     each, more = divmod(count, world_size)
     first = rank * each + min(rank, more)
     return slice(first, first + each + (rank < more))

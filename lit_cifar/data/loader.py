@@ -1,9 +1,9 @@
 """BatchLoader: which images, in what order, on which device.
 
-Batches are made by tensor operations from images that lie on the device as bytes. The order of an epoch is a function
-of (seed, epoch) alone, and `batch_size` is the whole batch, of which each of several processes takes its share, so the
-same images meet in the same step however many processes there are. Small batches are cut from chunks of 512 images:
-to flip, crop and cut a batch of 4 costs 0.03 ms so, a tenth of what it costs batch by batch.
+Batches are made with tensor operations from images that are on the device as bytes. The order of an epoch depends on
+(seed, epoch) alone, and `batch_size` is the whole batch, of which each process takes a share, so a step trains on the
+same images on any number of processes. Small batches are cut from chunks of 512 images: augmenting a batch of 4 this
+way takes 0.03 ms, a tenth of the time it takes by itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,23 +20,23 @@ CHUNK = 512  # images prepared at once: float32, they take 6 MB and stay in cach
 
 
 class BatchLoader:
-    """Iterates over batches of normalised images and their labels: float32 `[B, 3, H, W]` and int64 `[B]`.
+    """Iterates over batches of normalised images, float32 `[B, 3, H, W]`, and their labels, int64 `[B]`.
 
-    Of each batch, a process gets the part of its rank: `B` is `batch_size` shared out as evenly as can be, and may be
-    0 in the last, short batch. Every image comes exactly once an epoch.
+    `B` is this rank's share of `batch_size`, as even as possible, and may be 0 in the last, short batch. Every image
+    comes exactly once per epoch.
 
     Args:
-        images: the data set.
-        batch_size: images in a batch, over all processes together.
-        indices: int64 `[n]`, the images to take, in this order; all of them by default.
-        shuffle: take them in an order that depends on (seed, epoch).
-        seed: of order and augmentation.
-        augmentation: what to do to each image.
-        mean: of each channel, of values in `[0, 1]`, subtracted.
-        std: of each channel, divided by.
-        device: where images, labels and batches live.
-        rank: of this process.
-        world_size: number of processes.
+        images: The data set.
+        batch_size: Images per batch, over all processes together.
+        indices: int64 `[n]`, the images to use, in this order; all by default.
+        shuffle: Whether to use them in an order that depends on (seed, epoch).
+        seed: The seed of order and augmentation.
+        augmentation: What to do to each image.
+        mean: The mean of each channel, between 0 and 1, which is subtracted.
+        std: The standard deviation of each channel, by which is divided.
+        device: Where the images, labels and batches are.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class BatchLoader:
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.side: int | None = None
-        """Pixels that images are scaled to; None for their own size."""
+        """Side in pixels that images are scaled to; None keeps their size."""
         self.classes = images.classes
         self._device = torch.device(device)
         self._images, self._labels = images.images.to(device), images.labels.to(device)
@@ -69,32 +69,32 @@ class BatchLoader:
         scale = torch.tensor([1 / (255 * s) for s in std], device=device)
         self._scale = scale[:, None, None]
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
-        self._first_batch = 0  # of the next iteration: not 0 after resuming in mid-epoch
+        self._first_batch = 0  # of the next iteration; not 0 after resuming in the middle of an epoch
         self._next_batch = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch, the last, short one included."""
+        """Returns the number of batches per epoch, including the last, short one."""
         return -(-len(self._indices) // self.batch_size)
 
     def set_epoch(self, epoch: int, side: int | None = None) -> None:
-        """Chooses order, augmentation and the images' side in pixels of the next iteration, from the front."""
+        """Sets the epoch (order and augmentation) and image side in pixels of the next iteration, from its start."""
         self.epoch, self.side, self._first_batch = epoch, side, 0
 
     def images_in_batch(self, batch: int) -> int:
-        """Number of images in a batch, over all processes together."""
+        """Returns the number of images in a batch, over all processes together."""
         return min(self.batch_size, len(self._indices) - batch * self.batch_size)
 
     def state_dict(self) -> dict[str, int | None]:
-        """Where the iteration is: enough to go on in mid-epoch, on any number of processes."""
+        """Returns the position in the epoch, from which any number of processes can continue."""
         return {"epoch": self.epoch, "next_batch": self._next_batch, "side": self.side}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Makes the next iteration go on where `state_dict` was taken."""
+        """Makes the next iteration continue where `state_dict` was called."""
         self.epoch, self.side = state["epoch"], state["side"]
         self._first_batch = self._next_batch = state["next_batch"] % len(self)
 
     def order(self) -> Tensor:
-        """int64 `[n]` on the CPU: the images of this epoch, in their order, over all processes together."""
+        """Returns int64 `[n]` on the CPU: the images of this epoch in order, over all processes together."""
         if not self.shuffle:
             return self._indices
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -114,13 +114,13 @@ class BatchLoader:
                 yield batch
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images at these places of the data set as a batch, augmented as in this epoch and normalised."""
+        """Returns the images at these indices of the data set, augmented and normalised, and their labels."""
         indices = indices.to(self._device)
         images = self._images.index_select(0, indices)  # ten times as fast as [indices]
         images = self.augmentation(images, indices, self.seed, self.epoch)
         scale, shift = self._scale, self._shift
         if self.augmentation.jitter:
-            offset, factor = self.augmentation.light(indices, self.seed, self.epoch)
+            offset, factor = self.augmentation.draw_jitter(indices, self.seed, self.epoch)
             scale, shift = scale * factor, (shift + offset) * factor
         normalised = images.float().mul_(scale).add_(shift)
         if self.side is not None and self.side != images.shape[-1] and len(images):

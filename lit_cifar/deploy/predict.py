@@ -10,9 +10,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from lit_cifar.data.decoder import decode_files, to_tensor
 from lit_cifar.data.image_files import Decoded
-from lit_cifar.data.pictures import thumbnail
+from lit_cifar.data.pictures import decode_files, thumbnail, to_tensor
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.report import tables
 from lit_cifar.training.classifier import LitClassifier

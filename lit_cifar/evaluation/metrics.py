@@ -1,6 +1,6 @@
-"""What validation and test measure: loss and confusion matrix, from which all other figures follow."""
+"""What validation and test measure: loss and confusion matrix, and the accuracies and scores that follow from it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -9,32 +9,57 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 
+class MeanLoss(MeanMetric):
+    """The mean over all images. torchmetrics' own looks for NaN, for which the CPU waits, or else ignores weights."""
+
+    def __init__(self) -> None:
+        super().__init__(nan_strategy="disable")
+
+    def update(self, value: Tensor, weight: int) -> None:  # type: ignore[override]
+        super().update(value.expand(weight))
+
+
 def metrics(classes: int) -> MetricCollection:
-    """Loss and confusion matrix, summed over all devices; updating more metrics took as long as the net."""
+    """Returns loss and confusion matrix, summed over all devices; updating more metrics took as long as the network."""
     confusion = MulticlassConfusionMatrix(classes, validate_args=False)
-    return MetricCollection(
-        {"loss": MeanMetric(nan_strategy="disable"), "confusion_matrix": confusion}, compute_groups=False
-    )
+    return MetricCollection({"loss": MeanLoss(), "confusion_matrix": confusion}, compute_groups=False)
 
 
 def computed(measured: MetricCollection) -> dict[str, Tensor]:
-    """`loss`, `confusion_matrix` `[C, C]`, `accuracy` and `class_accuracy` `[C]`; then it begins anew."""
+    """Returns `loss`, `confusion_matrix` `[C, C]`, `accuracy` and `class_accuracy` `[C]`, and resets the metrics."""
     values = measured.compute()
     measured.reset()
-    matrix = torch.atleast_2d(values["confusion_matrix"])  # of a single class, torchmetrics makes it a vector
+    matrix = torch.atleast_2d(values["confusion_matrix"])  # torchmetrics returns a vector for a single class
     right, total = matrix.diagonal(), matrix.sum(1)
     values["confusion_matrix"] = matrix
     return values | {"accuracy": right.sum() / total.sum(), "class_accuracy": right / total.clamp(min=1)}
 
 
+def class_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+    """Returns precision, recall and F1 of each class from a confusion matrix `[C, C]` whose rows are true classes.
+
+    None stands for the precision of a class that was never predicted, the recall of a class without images, and the F1
+    of a class that is both.
+    """
+    right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
+    shares = {"precision": (right, predicted), "recall": (right, true), "f1": (2 * right, true + predicted)}
+    return {
+        f"class_{score}": {
+            name: part / whole if whole else None
+            for name, part, whole in zip(classes, parts.tolist(), wholes.tolist(), strict=True)
+        }
+        for score, (parts, wholes) in shares.items()
+    }
+
+
 def percent(fraction: float) -> str:
-    """`54.2 %`; what is not quite all is never called 100."""
+    """Returns `54.2 %`; rounds to 100 % only what is exactly 1."""
     return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Puts a module into evaluation mode, and each of its parts back into the mode that it had."""
+    """Puts a module into evaluation mode, and afterwards each of its parts back into the mode it was in."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""Test-time augmentation: the logits of an image as the mean over several views of it."""
+"""Test-time augmentation: the logits of an image are the mean over several views of it."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -11,12 +11,13 @@ Views = Literal["none", "flip", "flip-shift"]
 
 
 def mean_logits(net: Callable[[Tensor], Tensor], images: Tensor, views: Views, confidence: float = 1.0) -> Tensor:
-    """float32 logits `[N, C]` of images `[N, 3, H, W]`.
+    """Returns float32 logits `[N, C]` of images `[N, 3, H, W]`.
 
-    `flip` is the mean with the mirror image; `flip-shift` adds both, shifted by a pixel up and left, and down and
-    right, which weigh half together: six passes, as in airbench (arXiv 2404.00498). An image of whose class the net is
-    as sure as `confidence` at first sight is not looked at again: with 0.6, six passes become two and a half
-    (https://github.com/hiverge/cifar10-speedrun takes the least sure quarter, which depends on all the others).
+    `flip` is the mean over the image and its mirror image. `flip-shift` also takes both of them shifted by one pixel up
+    and left and by one pixel down and right, six views in total as in airbench (arXiv 2404.00498); the unshifted views
+    have half of the weight. An image whose class has at least the probability `confidence` in the first view gets no
+    further views: with 0.6, the mean falls from six passes to two and a half.
+    https://github.com/hiverge/cifar10-speedrun takes the least sure quarter instead, which depends on the other images.
     """
     logits = net(images).float()
     if views == "none":

@@ -1,53 +1,50 @@
-"""Loggers of Lightning's beside TensorBoard's: one run folder whatever they are, and figures for all that take them."""
+"""What Lightning's loggers get after a test: the figures, if they take pictures, and what the run was."""
 
 import math
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pytorch_lightning import Trainer
-from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+
+from lit_cifar.runs.card import Description
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-UNCHANGING = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # of a run, however often it is resumed
+CONSTANT = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # in a run, however often it is resumed
+TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
+"""What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
 
 
-def log_report(trainer: Trainer, report: dict[str, Any], figures: dict[str, "Figure"], step: int) -> None:
-    """Hands the figures, and what the run was, to each logger, in the way that it takes them."""
-    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
-    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            for name, figure in figures.items():
-                logger.experiment.add_figure(name, figure, step)
-            logger.log_hyperparams(_tried(trainer, report), results, step)
-        elif isinstance(logger, MLFlowLogger):
-            for name, figure in figures.items():
-                logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
-            logger.log_hyperparams({name: plain[name] for name in UNCHANGING})
-        else:
-            logger.log_hyperparams(plain)
-            if hasattr(logger, "log_image"):  # Weights & Biases, and those that follow it
-                _log_images(logger, figures, step)
-        logger.save()
-
-
-def _tried(trainer: Trainer, report: dict[str, Any]) -> dict[str, Any]:
-    """What TensorBoard's HPARAMS tab shows: the first five names of the alphabet, and then the results."""
-    tried = {name: report[name] for name in ("batch_size", "epochs", "precision", "recipe", "seed")}
-    tried["net"] = report["net"].rpartition(".")[2]
-    for optimizer in trainer.optimizers:  # none where a checkpoint is tested
-        group = optimizer.param_groups[0]
-        tried |= {"lr": group.get("initial_lr", group["lr"]), "optimizer": type(optimizer).__name__}
-    return tried
-
-
-def _log_images(logger: Any, drawn: dict[str, "Figure"], step: int) -> None:
+def log_report(
+    loggers: Iterable[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, "Figure"], step: int
+) -> None:
+    """Hands the report's header and results, the optimizer and the figures to each logger."""
     from lit_cifar.report import figures
 
-    with tempfile.TemporaryDirectory() as folder:
-        for name, figure in drawn.items():
-            path = figures.save(figure, Path(folder) / f"{name}.png")
-            logger.log_image(name, [str(path)], step=step)
+    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
+    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
+    settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
+    tried = {
+        name: str(settings[name]).rpartition(".")[2] if name in ("net", "optimizer") else settings[name]
+        for name in TRIED
+    }
+    with figures.drawing(), tempfile.TemporaryDirectory() as folder:
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.add_figure(name, figure, step)
+                logger.log_hyperparams(tried, results, step)
+            elif isinstance(logger, MLFlowLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+                logger.log_hyperparams({name: settings[name] for name in CONSTANT})
+            else:
+                logger.log_hyperparams(settings)
+                if hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
+                    for name, figure in drawn.items():
+                        path = figures.save(figure, Path(folder) / f"{name}.png")
+                        logger.log_image(name, [str(path)], step=step)
+            logger.save()

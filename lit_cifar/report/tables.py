@@ -1,7 +1,9 @@
-"""What a run prints: plain lines, and one table of the classes."""
+"""What a run prints, plain lines and tables, and predictions.csv."""
 
+import csv
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +12,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
+from torch import Tensor
 
 from lit_cifar.data.sources import Images
 from lit_cifar.evaluation.metrics import percent
+from lit_cifar.files import RUNS_FLAG, write_whole
 
 BAR = 30  # width of the bar of 100 %, in characters
-NARROW = 60  # characters, below which runners-up stand below each other
+NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
 Guesses = list[tuple[str, float]]
-"""Classes with their probabilities, the likeliest first."""
+"""Classes with their probabilities, the most probable first."""
 
 
-def _console() -> Console:
-    return Console(soft_wrap=True, highlight=False, emoji=False)  # a class may be called :car:
+def _console(soft_wrap: bool = True, markup: bool = True) -> Console:
+    return Console(soft_wrap=soft_wrap, markup=markup, highlight=False, emoji=False)  # a class may be called :car:
 
 
 def duration(seconds: float) -> str:
-    """`41 s`, `2.6 s`, `12 min 05 s`."""
+    """Returns `2.6 s`, `41 s` or `12 min 05 s`."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 600:
@@ -35,61 +39,58 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: float, noun: str) -> str:
-    """`1 epoch`, `2 epochs`."""
+    """Returns `1 epoch` or `2 epochs`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def print_start(data: str, net: str, device: str) -> None:
-    """Says what trains on what."""
+    """Prints the data, the network and the device of a training."""
     console = _console()
     for name, text in (("Data", data), ("Net", net), ("Device", device)):
         console.print(f"[bold]{name:<6}[/bold] {escape(text)}")
 
 
 def print_drawn_box(images: Images) -> None:
-    """Where `auto` fell back on drawn images: a box that nobody can miss."""
+    """Prints a warning in a box if `--data.dataset auto` fell back on drawn images."""
     if images.why_drawn:
-        console = Console(highlight=False, emoji=False)
         text = (
             "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
-            f" CIFAR-10.\n\nWhy: {escape(images.why_drawn)}"
+            f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         )
-        console.print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
+        _console(soft_wrap=False).print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
 
 
 def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
-    """Prints a report as the tutorial does, and the accuracy of each class with a bar."""
+    """Prints the accuracy on the test images and on each class, and what training took."""
     if trained:
-        epochs = plural(report["epochs"], "epoch")
-        _console().print(
-            f"Finished training: {epochs}, {report['steps']:,} steps in {duration(report['train_seconds'])}"
-        )
+        epochs, seconds = plural(report["epochs"], "epoch"), duration(report["train_seconds"])
+        _console().print(f"Finished training: {epochs}, {report['steps']:,} steps in {seconds}")
     total = sum(map(sum, report["confusion_matrix"]))
     tested = {name: accuracy for name, accuracy in report["class_accuracy"].items() if accuracy is not None}
     print_accuracies("test images", total, report["test_accuracy"], tested, data)
 
 
 def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[str, float], data: str) -> None:
-    """Prints the accuracy on all images, and a table of the classes."""
+    """Prints the accuracy on all images as the tutorial does, and a table of the classes."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
-    console = Console(highlight=False, emoji=False)
+    console = _console(soft_wrap=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("class", no_wrap=True)
     table.add_column("accuracy", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     names = [printable(name) for name in per_class]
-    bar = min(BAR, console.width - max(map(cell_len, ["class", *names])) - len("accuracy") - 4)  # what they leave
+    bar = min(BAR, console.width - max(map(cell_len, ["class", *names])) - len("accuracy") - 4)
     for name, fraction in zip(names, per_class.values(), strict=True):
         table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
     console.print(table)
 
 
 def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: int, csv_path: Path) -> None:
-    """Prints a table of the first files of `count`: the class predicted, its probability, and the runners-up."""
-    console = Console(highlight=False, markup=False, emoji=False)
+    """Prints a table of the first of `count` files: predicted class, its probability, and the runners-up."""
+    console = _console(soft_wrap=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000  # a pipe has no edge: a line for each file, whatever the length of its name
+        console.width = 10_000  # into a pipe, one line a file, however long its name is
     table = Table(box=None, pad_edge=False)
     table.add_column("file", overflow="fold")
     table.add_column("class", overflow="fold")
@@ -104,33 +105,50 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
         _console().print(f"… and {count - len(files):,} more in {_short(csv_path)}", markup=False)
 
 
+def write_predictions(
+    path: Path,
+    columns: Mapping[str, Sequence[object]],
+    probabilities: Tensor,
+    classes: Sequence[str],
+    flag: str = RUNS_FLAG,
+) -> None:
+    """Writes predictions.csv, whole or not at all: for each image the columns, its predicted class, and `[N, C]`.
+
+    Raises:
+        UserError: The file can't be written; the message names the flag that sets another place.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow([*columns, "predicted", *classes])
+    rows = zip(*columns.values(), probabilities.argmax(1).tolist(), probabilities.tolist(), strict=True)
+    for *values, predicted, row in rows:
+        writer.writerow([*values, classes[predicted], *(f"{value:.6f}" for value in row)])
+    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"), flag)  # file names keep their bytes
+
+
 def printable(text: str) -> str:
-    """A name from outside without what a terminal would obey or can't print."""
+    """Returns a name from outside without control characters and what can't be printed."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def print_written(path: Path, content: str) -> None:
-    """Says where something was written."""
+    """Prints where something was written."""
     _console().print(f"Written: {_short(path)} ({content})", markup=False)
 
 
-def print_found(what: str, finder: str, drawn: Path | None = None) -> None:
-    """Says what one of Lightning's finders found, and where its curve is."""
-    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(_short(drawn))}' if drawn else ''}")
+def print_found(what: str, finder: str, chart: Path | None = None) -> None:
+    """Prints what one of Lightning's finders found, and where its curve is."""
+    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(_short(chart))}' if chart else ''}")
+
+
+def print_run_folder(written: list[Path]) -> None:
+    """Prints where the run folder is, what was written into it, and how to open TensorBoard on it."""
+    shown = _short(written[0].parent)
+    runs = os.path.dirname(shown) or "."  # noqa: PTH120
+    quoted = f'"{runs}"' if " " in runs else runs
+    _console().print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
+    _console().print(f"Curves: tensorboard --logdir {quoted}", markup=False)
 
 
 def _short(path: Path) -> str:
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def print_paths(written: list[Path]) -> None:
-    """Says where the run folder is, what is in it, and how to open TensorBoard on it."""
-    if not written:
-        return
-    console = _console()
-    folder = written[0].parent
-    shown = _short(folder)
-    console.print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
-    runs = os.path.dirname(shown) or "."  # noqa: PTH120
-    quoted = f'"{runs}"' if " " in runs else runs
-    console.print(f"Curves: tensorboard --logdir {quoted}", markup=False)

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.cli import SaveConfigCallback
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.errors import UserError
@@ -78,14 +78,22 @@ def new_version(runs: Path) -> str:
                 version += 1
 
 
-class WholeConfig(SaveConfigCallback):
-    """Writes `config.yaml` once, before training; a resumed run replaces it."""
+class WholeConfig(Callback):
+    """Writes `config.yaml` before training; a resumed run replaces it.
+
+    Args:
+        content: What the file holds.
+    """
+
+    def __init__(self, content: str) -> None:
+        self.content = content
+        self.is_written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # broadcasts: all ranks have to ask
-        if trainer.is_global_zero and folder is not None and not self.already_saved:
-            write_whole(Path(folder) / self.config_filename, self.parser.dump(self.config, skip_none=False))
-        self.already_saved = True
+        if trainer.is_global_zero and trainer.loggers and folder is not None and not self.is_written:
+            write_whole(Path(folder) / "config.yaml", self.content)
+        self.is_written = True
 
 
 class RunLogger(TensorBoardLogger):

@@ -18,7 +18,7 @@ from comparisons import made
 from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.data.pictures import find_pictures
 from lit_cifar.deploy.predict import predict_files
-from lit_cifar.report.predictions import write_predictions
+from lit_cifar.report.tables import write_predictions
 from lit_cifar.training.classifier import LitClassifier
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lit_cifar.data.cifar import Archive, DownloadError, download
+from lit_cifar.data.download import Archive, DownloadError, download
 
 BODY = random.Random(0).randbytes(3_000_000)
 WRONG = random.Random(1).randbytes(len(BODY))
@@ -24,7 +24,7 @@ SLOW = {"stall_rate": 100e6, "stall_seconds": 0.2}  # what dribble() can't reach
 CHILD = """
 import signal, sys
 from pathlib import Path
-from lit_cifar.data.cifar import Archive, download
+from lit_cifar.data.download import Archive, download
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
 root, url, name, size, md5 = sys.argv[1:]
 download(Path(root), [url], Archive(name, int(size), md5), connect_seconds=60)
@@ -169,7 +169,7 @@ def half_then_silence(request: Request) -> None:
 
 
 @pytest.fixture
-def refused() -> Iterator[str]:
+def closed() -> Iterator[str]:
     """Host of a port that is ours, and on which nobody listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -198,6 +198,7 @@ def why_not(root: Path, *urls: str, **limits: float) -> str:
     """Why a download failed: what its message says in brackets."""
     with pytest.raises(DownloadError) as caught:
         download(root, urls, ARCHIVE, **limits)
+    assert caught.value.code == "download-failed"
     found = re.search(r"\((.*)\)", str(caught.value))
     assert found
     assert not (root / ARCHIVE.name).exists()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import refused
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -242,10 +243,10 @@ def test_a_transform_comes_before_the_other_augmentations() -> None:
 
 @pytest.mark.parametrize(
     ("transform", "returned"),
-    [(v2.ToDtype(torch.float32, scale=True), r"float32 \[3, 32, 32\]"), (v2.Resize(28), r"uint8 \[3, 28, 28\]")],
+    [(v2.ToDtype(torch.float32, scale=True), "float32 [3, 32, 32]"), (v2.Resize(28), "uint8 [3, 28, 28]")],
 )
 def test_a_transform_that_returns_another_type_or_size_is_named_with_what_it_returned(
     transform: v2.Transform, returned: str
 ) -> None:
-    with pytest.raises(UsageError, match=rf"--data.transform must return uint8 \[3, 32, 32\], but returned {returned}"):
+    with refused(UsageError, "transform-unfit", "--data.transform", "uint8 [3, 32, 32]", returned):
         Augmentation(transform=transform)(noise(2), torch.arange(2), 0, 0)

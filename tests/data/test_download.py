@@ -18,6 +18,7 @@ from mirrors import (
     Request,
     Start,
     check,
+    closed,
     cut_after,
     dribble,
     half_then_silence,
@@ -25,7 +26,6 @@ from mirrors import (
     missing,
     no_proxy,
     part_of,
-    refused,
     too_many,
     whole,
     why_not,
@@ -33,9 +33,9 @@ from mirrors import (
     wrong,
 )
 
-from lit_cifar.data.cifar import Archive, download
+from lit_cifar.data.download import Archive, download
 
-__all__ = ["mirror", "no_proxy", "refused"]  # fixtures
+__all__ = ["closed", "mirror", "no_proxy"]  # fixtures
 
 
 def test_an_archive_is_downloaded_into_a_folder_that_is_made_for_it(tmp_path: Path, mirror: Start) -> None:
@@ -71,9 +71,9 @@ def test_the_last_of_two_slow_mirrors_may_finish(tmp_path: Path, mirror: Start) 
     assert len(first.ranges) == len(last.ranges) == 1
 
 
-def test_a_slow_mirror_is_taken_up_again_where_all_others_fail(tmp_path: Path, mirror: Start, refused: str) -> None:
+def test_a_slow_mirror_is_taken_up_again_where_all_others_fail(tmp_path: Path, mirror: Start, closed: str) -> None:
     slow, gone = mirror(dribble), mirror(missing)
-    check(tmp_path, download(tmp_path, [slow.url, gone.url, f"http://{refused}/"], ARCHIVE, **SLOW))
+    check(tmp_path, download(tmp_path, [slow.url, gone.url, f"http://{closed}/"], ARCHIVE, **SLOW))
     assert len(gone.ranges) == 1
     first, second = slow.ranges
     assert first is None
@@ -198,9 +198,9 @@ def test_a_finished_part_with_wrong_bytes_is_dropped_at_once(tmp_path: Path, mir
     assert server.ranges == [None]
 
 
-def test_a_finished_part_needs_no_mirror(tmp_path: Path, refused: str) -> None:
+def test_a_finished_part_needs_no_mirror(tmp_path: Path, closed: str) -> None:
     part_of(tmp_path).write_bytes(BODY)
-    check(tmp_path, download(tmp_path, [f"http://{refused}/"], ARCHIVE))
+    check(tmp_path, download(tmp_path, [f"http://{closed}/"], ARCHIVE))
 
 
 def test_wrong_bytes_are_thrown_away_and_the_next_mirror_starts_from_zero(tmp_path: Path, mirror: Start) -> None:
@@ -226,7 +226,7 @@ def test_an_endless_body_is_stopped_soon_after_the_last_byte(tmp_path: Path, mir
     def endless(request: Request) -> None:
         request.head(200, {})
         while not request.server.closing.is_set():
-            request.wfile.write(BODY + BODY)  # in one piece, lest a read ends just where the archive does
+            request.wfile.write(BODY + BODY)  # in one piece, so that no read ends exactly where the archive does
 
     bad = mirror(endless)
     assert why_not(tmp_path, bad.url) == f"{bad.host}: sends more than 3,000,000 bytes"

@@ -13,7 +13,9 @@ import pytest
 from running import start
 from serving import save_checkpoint
 
-linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak of memory from /proc")
+linux = pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="needs Linux: reads the peak of memory from /proc"
+)
 
 
 class Demo(NamedTuple):

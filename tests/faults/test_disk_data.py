@@ -1,6 +1,5 @@
 """A disk that fills up while images are downloaded, unpacked or decoded: one sentence, and the next start is clean."""
 
-import functools
 import random
 import re
 import shutil
@@ -12,9 +11,6 @@ from published import FOLDER, NAMES, publish, tar
 from test_disk import fill
 from test_together import FILES, archive, mirror
 
-from lit_cifar.data import cifar as download
-from lit_cifar.data import sources
-
 __all__ = ["archive", "mirror"]  # fixtures
 
 
@@ -24,7 +20,6 @@ def test_wherever_the_disk_fills_up_before_training_the_next_start_is_clean(
 ) -> None:
     content = tar(FILES)
     publish(monkeypatch, FILES, content)
-    monkeypatch.setattr(sources, "download", functools.partial(download.download, archive=vars(sources)["CIFAR10"]))
     needed = (len(content) + sum(map(len, FILES.values()))) // 1000
     chance, told = random.Random(0), set[bool]()
     for number in range(30):

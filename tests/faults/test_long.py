@@ -44,7 +44,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux: reads /proc")
 def test_hundreds_of_epochs_take_no_more_of_anything_at_their_end(
     cli: Cli, pictures: Path, tmp_path: Path, watch: Watch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Batches, archives and caches made to run code, to reach outside or to fill memory: nothing of it happens."""
+"""Batches, archives and caches made to run code, write outside the folder or fill memory do none of it."""
 
 import io
 import pickle
@@ -34,8 +34,7 @@ def test_a_payload_in_any_file_of_cifar_10_is_not_run(
     if name == "batches.meta":  # nothing reads it
         assert result.code == 0, result.err
     else:
-        assert result.code == 1
-        assert f"{folder / name} is not the file as published" in result.err
+        assert result.failed(1, "data-damaged", str(folder / name))
     assert not (tmp_path / "executed").exists()
 
 
@@ -73,19 +72,17 @@ ONLY_BY_LINK = {
 def test_an_archive_whose_members_are_no_files_is_refused_before_anything_is_written(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    assert_refused(cli, tmp_path, monkeypatch, archive(*REGULAR[1:], ONLY_BY_LINK[kind]), f"lacks the file {FIRST}")
+    assert_refused(cli, tmp_path, monkeypatch, archive(*REGULAR[1:], ONLY_BY_LINK[kind]), FIRST)
 
 
-def assert_refused(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, sentence: str) -> None:
-    """Even where its MD5 were right."""
+def assert_refused(cli: Cli, folder: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, *names: str) -> None:
+    """Expects that an archive is refused although its MD5 is right."""
     publish(monkeypatch, FILES, content)
     root = folder / "in" / "root"
     root.mkdir(parents=True)
     (root / "cifar-10-python.tar.gz").write_bytes(content)
     result = cli("show", f"--data.root={root}", f"--output={folder / 'show.png'}")
-    assert result.code == 1
-    assert f"{root / 'cifar-10-python.tar.gz'} {sentence}" in result.err
-    assert result.err.count("\n") == 1
+    assert result.failed(1, "archive-damaged", str(root / "cifar-10-python.tar.gz"), *names)
     left = {str(path.relative_to(folder)) for path in folder.rglob("*")} - {"in/root/.lit_cifar.lock"}
     assert left == {"in", "in/root", "in/root/cifar-10-python.tar.gz"}
 
@@ -100,14 +97,14 @@ def test_a_hundred_gigabytes_of_zeros_are_refused_in_an_archive(
     header = packer.compress(info.tobuf(tarfile.GNU_FORMAT)) + packer.flush()
     packer = zlib.compressobj(1, wbits=31)
     zeros = packer.compress(bytes(10**8)) + packer.flush()
-    assert_refused(cli, tmp_path, monkeypatch, header + zeros * 1000, "holds more than 200,000,000 bytes")
+    assert_refused(cli, tmp_path, monkeypatch, header + zeros * 1000, "200,000,000 bytes")
 
 
 @pytest.mark.parametrize("content", [archive(*REGULAR)[:-100], b"\x1f\x8b\x08\0", b"no gzip"], ids=[*"abc"])
-def test_an_archive_that_can_not_be_unpacked_is_told(
+def test_an_archive_that_can_not_be_unpacked_is_named(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
-    assert_refused(cli, tmp_path, monkeypatch, content, "is damaged; delete it and run again")
+    assert_refused(cli, tmp_path, monkeypatch, content)
 
 
 def test_of_an_archive_nothing_is_written_but_the_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

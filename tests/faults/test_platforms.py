@@ -144,7 +144,7 @@ def test_a_checkout_that_cannot_be_written_is_used_from_another_folder(tmp_path:
     paint_pictures(folder / "pictures")
     bind = [["mount", "--bind", str(source), str(source)], ["mount", "-o", "remount,ro,bind", str(source)]]
     if subprocess.run(bind[0], capture_output=True, check=False).returncode:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip("needs root: mounts a file system")
     try:
         subprocess.run(bind[1], check=True)
         with pytest.raises(OSError) as refusal:
@@ -163,7 +163,7 @@ def test_a_wheel_holds_the_recipes_and_trains_without_the_checkout(tmp_path: Pat
     wheel = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(tmp_path), str(CHECKOUT)]
     built = run(wheel, tmp_path)
     if built.returncode:
-        pytest.skip("needs pip, and hatchling from a package index")
+        pytest.skip("needs a package index: pip installs hatchling from it")
     (file,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
     shutil.unpack_archive(file, site, "zip")

@@ -1,4 +1,4 @@
-"""What is installed: bounds that are tested at both ends, no syntax that the lowest Python lacks, no known hole."""
+"""Dependencies have bounds that are tested, no module needs a newer Python, known vulnerabilities are reported."""
 
 import json
 import re
@@ -22,13 +22,18 @@ def requirements() -> list[Requirement]:
 
 
 @pytest.mark.parametrize("requirement", requirements(), ids=str)
-def test_a_dependency_has_a_lowest_and_a_next_major_version_that_hold_the_tested_one(requirement: Requirement) -> None:
+def test_a_dependency_is_bounded_by_its_lowest_and_its_next_version_and_the_tested_one_lies_between(
+    requirement: Requirement,
+) -> None:
     bounds = {specifier.operator: Version(specifier.version) for specifier in requirement.specifier}
     assert bounds.keys() == {">=", "<"}
-    upper = bounds["<"]
-    assert (upper.minor, upper.micro) == (0, 0)
-    assert bounds[">="] < upper
-    assert version(requirement.name) in requirement.specifier  # of this very run of the tests
+    lower, upper, tested = bounds[">="], bounds["<"], Version(version(requirement.name))
+    if requirement.name == "pytorch-lightning":  # we use its private names, which change in minor versions
+        assert (upper.major, upper.minor, upper.micro) == (tested.major, tested.minor + 1, 0)
+    else:
+        assert (upper.minor, upper.micro) == (0, 0)
+    assert lower < upper
+    assert version(requirement.name) in requirement.specifier
 
 
 def test_the_constraints_of_the_lowest_versions_hold_every_dependency_at_its_lower_bound() -> None:
@@ -49,12 +54,12 @@ HOLE = {"name": "pillow", "version": "9.0.0", "vulns": [{"id": "PYSEC-2022-10", 
     ("found", "code", "line"),
     [
         ([SOUND, UNKNOWN], 0, "1 of 2 packages were audited for known vulnerabilities"),
-        ([SOUND, HOLE], 1, "pillow 9.0.0 has PYSEC-2022-10, fixed by 9.0.1"),
-        ([UNKNOWN], 0, "Nothing was audited: no index of known vulnerabilities answers here"),
-        (None, 0, "Nothing was audited: no index of known vulnerabilities answers here"),
+        ([SOUND, HOLE], 1, "pillow 9.0.0 has PYSEC-2022-10, fixed in 9.0.1"),
+        ([UNKNOWN], 0, "No package was audited, because no index of known vulnerabilities answered"),
+        (None, 0, "No package was audited, because no index of known vulnerabilities answered"),
     ],
 )
-def test_a_known_vulnerability_fails_and_an_index_that_does_not_answer_is_said(
+def test_a_known_vulnerability_fails_and_an_index_that_does_not_answer_is_reported(
     found: list[dict[str, object]] | None, code: int, line: str
 ) -> None:
     said = "" if found is None else json.dumps({"dependencies": found, "fixes": []})
@@ -68,9 +73,9 @@ def test_no_module_uses_syntax_that_the_lowest_python_lacks() -> None:
     import ast
 
     assert 'requires-python = ">=3.10"' in PYPROJECT
-    assert 'python_version = "3.10"' in PYPROJECT  # by which mypy judges the standard library's names
+    assert 'python_version = "3.10"' in PYPROJECT  # mypy checks the standard library's names against it
     modules = sorted((ROOT / "lit_cifar").rglob("*.py"))
-    assert len(modules) > 40
+    assert len(modules) > 30
     for module in modules:
         ast.parse(module.read_text(), module.name, feature_version=(3, 10))
     with pytest.raises(SyntaxError):

@@ -20,25 +20,25 @@ from lit_cifar.runs.folder import RunLogger
 
 FILES = {name: pickled(batch(number)) for number, name in enumerate(NAMES)}
 PREPARED = f"""
-import functools, os, random, shutil, sys, time
+import os, random, shutil, sys, tarfile, time
 from pathlib import Path
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 import pytest, torch
 from published import *
 from lit_cifar.cli.lightning import run
-from lit_cifar.data import download, folder, sources
+from lit_cifar.data import image_folder, sources
 archive = Path(sys.argv[1])
 files = {{name: pickled(batch(number)) for number, name in enumerate(NAMES)}}
 publish(pytest.MonkeyPatch(), files, archive.read_bytes())
-sources.download = functools.partial(download.download, archive=sources.CIFAR10)
 
-def telling(function):  # for the test to count
-    def called(*words):
-        print(function.__name__, flush=True)
-        return function(*words)
+def telling(name, function):  # for the test to count
+    def called(*words, **options):
+        print(name, flush=True)
+        return function(*words, **options)
     return called
 
-sources._unpack, folder._decode_all = telling(sources._unpack), telling(folder._decode_all)
+tarfile.open = telling("unpacks", tarfile.open)
+image_folder.decode_files = telling("decodes", image_folder.decode_files)
 """
 
 
@@ -94,7 +94,7 @@ def test_four_runs_that_start_at_once_download_once_and_each_leaves_a_whole_repo
     root = f"--trainer.default_root_dir={tmp_path}"
     printed = at_once(4, "run(sys.argv[2:])", archive, *words, root, "--trainer.max_epochs=1")
     assert asked == ["/cifar-10-python.tar.gz"]
-    assert "".join(printed).count("_unpack") == 1
+    assert "".join(printed).count("unpacks") == 1
     folders = sorted((tmp_path / "lightning_logs" / "four").iterdir())
     assert [folder.name for folder in folders] == [f"version_{i}" for i in range(4)]
     for folder in folders:
@@ -113,7 +113,7 @@ def test_four_processes_at_once_decode_a_folder_once(tmp_path: Path, archive: Pa
     root = paint_pictures(tmp_path / "pictures")
     program = "print(len(sources.open_images(Path(sys.argv[2])).train.labels))"
     printed = "".join(at_once(4, program, archive, root))
-    assert sorted(printed.split()) == ["60"] * 4 + ["_decode_all"]
+    assert sorted(printed.split()) == ["60"] * 4 + ["decodes"]
 
 
 KILL = """

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Cli
 from hypothesis import given
 from hypothesis import strategies as st
 from words import (
@@ -159,9 +158,3 @@ def test_degrees_of_a_transform_may_be_a_number(place: Place) -> None:
         "--print_config",
     )
     assert "degrees: 10" in place.cli("fit", *words).out
-
-
-def test_no_word_at_all_is_answered_with_the_commands(cli: Cli) -> None:
-    result = cli()
-    assert result.code == 2
-    assert "which command? Choose one of fit," in result.err

@@ -1,4 +1,4 @@
-"""Values that the parser lets pass, but Lightning or torch would answer with a traceback or with nonsense."""
+"""Checks of values that have the right type, but that Lightning or torch would answer with a traceback or nonsense."""
 
 import math
 import os
@@ -15,46 +15,47 @@ from pytorch_lightning.callbacks import Timer
 from lit_cifar.errors import UsageError, UserError
 
 LARGEST = 2**63 - 1  # torch's integers
-PROCESSES_A_CORE = 8  # of --trainer.devices on a CPU
+PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
 OURS = ("seed_everything", "recipe", "resume", "checkpoint_seconds", "fast_precision")
 OPTIONAL = ("transform", "lr_scheduler")
 NOT_FLOAT32 = ("64", "64-true", "16-true", "bf16-true", "transformer-engine-float16")
 AT_LEAST_ONE = ("accumulate_grad_batches", "check_val_every_n_epoch")
-AT_LEAST_NOTHING = ("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val")
+AT_LEAST_ZERO = ("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val")
 LIGHTNING = {"pytorch_lightning", "lightning_fabric"}
-ELSE = "Change the value on the command line or in the recipe"
-TAKEN_BY_WINDOWS = r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
+RESERVED_BY_WINDOWS = r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
 
 
 def check_values(config: Any) -> None:
     """Refuses what no command can do.
 
     Args:
-        config: What was parsed for a command, of which nothing is made yet.
+        config: What was parsed for a command; no class in it is made yet.
 
     Raises:
-        UsageError: names the first of these flags and its value.
+        UsageError: A value is out of range; names the first of these flags.
     """
     for name, value in _numbers("", config.as_dict()):
         if math.isnan(value) or (math.isinf(value) and name.startswith((".model", ".data"))):
-            raise UsageError(f"--{name[1:]} {value} must be a finite number")
+            raise _out_of_range(name[1:], value, "must be a finite number")
         if isinstance(value, int) and abs(value) > LARGEST:
-            raise UsageError(f"--{name[1:]} {value} is too large; the largest number is {LARGEST}")
+            raise _out_of_range(name[1:], value, f"is too large; the largest number is {LARGEST}")
     for name, value in _must_have_values(config):
         if value is None:
-            raise UsageError(f"--{name} is null; give it a value, or leave it out")
-    if isinstance(config.seed_everything, bool):
-        raise UsageError("--seed_everything must be a number, so that the run can be repeated; name one, such as 7")
+            raise UsageError("value-missing", f"--{name} is null; give it a value, or leave it out")
     if not 0 <= config.seed_everything < 2**32:
-        raise UsageError(f"--seed_everything {config.seed_everything} must be between 0 and {2**32 - 1}")
+        raise _out_of_range("seed_everything", config.seed_everything, f"must be between 0 and {2**32 - 1}")
     if config.checkpoint_seconds < 0:
-        raise UsageError(f"--checkpoint_seconds {config.checkpoint_seconds} must be 0 or more")
+        raise _out_of_range("checkpoint_seconds", config.checkpoint_seconds, "must be 0 or more")
     recipe = config.recipe
     if not re.fullmatch(r"[\w.-]+", recipe) or recipe[0] == "." or recipe[-1] == ".":
-        raise UsageError(f"--recipe {recipe} must be a name of letters, digits, - and _, not a path")
-    if re.fullmatch(TAKEN_BY_WINDOWS, recipe):
-        raise UsageError(f"--recipe {recipe} can't name a folder on Windows; choose another name")
+        raise _out_of_range("recipe", recipe, "must be a name of letters, digits, - and _, not a path")
+    if re.fullmatch(RESERVED_BY_WINDOWS, recipe):
+        raise _out_of_range("recipe", recipe, "can't be the name of a folder on Windows; use another name")
     _check_trainer(config.trainer)
+
+
+def _out_of_range(name: str, value: Any, why: str) -> UsageError:
+    return UsageError("value-out-of-range", f"--{name} {value} {why}")
 
 
 def _must_have_values(config: Any) -> Iterator[tuple[str, Any]]:
@@ -66,36 +67,35 @@ def _must_have_values(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_trainer(trainer: Any) -> None:
-    for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_NOTHING, 0)):
+    for names, least in ((AT_LEAST_ONE, 1), (AT_LEAST_ZERO, 0)):
         for name in names:
             value = trainer[name]
             if isinstance(value, int | float) and value < least:
-                raise UsageError(f"--trainer.{name} {value} must be {least} or more")
+                raise _out_of_range(f"trainer.{name}", value, f"must be {least} or more")
     for name in ("limit_test_batches", "limit_predict_batches"):
         if trainer[name] == 0:
-            raise UsageError(f"--trainer.{name} {trainer[name]} leaves nothing to measure; take 1 or more, or a share")
+            raise _out_of_range(f"trainer.{name}", trainer[name], "leaves nothing to measure; use 1 or more")
     if trainer.val_check_interval == 0:
-        raise UsageError(f"--trainer.val_check_interval {trainer.val_check_interval} must be above 0")
+        raise _out_of_range("trainer.val_check_interval", trainer.val_check_interval, "must be above 0")
     try:
         Timer(trainer.max_time)
     except (MisconfigurationException, TypeError) as error:
-        raise UsageError(f"--trainer.max_time {trainer.max_time}: {' '.join(str(error).split())}") from error
+        why = " ".join(str(error).split())
+        raise UsageError("value-invalid", f"--trainer.max_time {trainer.max_time}: {why}") from error
     if str(trainer.precision) in NOT_FLOAT32:
-        raise UsageError(
-            f"--trainer.precision {trainer.precision} can't be, for images are float32;"
-            " take 32-true, bf16-mixed or 16-mixed"
-        )
+        why = "doesn't fit images in float32; use 32-true, bf16-mixed or 16-mixed"
+        raise _out_of_range("trainer.precision", trainer.precision, why)
     try:
         devices = len(trainer.devices) if isinstance(trainer.devices, list) else int(trainer.devices)
     except ValueError:
         return  # auto, or what Lightning refuses
-    most = PROCESSES_A_CORE * (os.cpu_count() or 1)
+    most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     if trainer.accelerator in ("auto", "cpu") and devices > most:
-        raise UsageError(f"--trainer.devices {devices} is more than this machine can bear; at most {most}")
+        raise _out_of_range("trainer.devices", devices, f"is too much for this machine; use at most {most}")
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
-    """Every number in nested values, with the name of its flag."""
+    """Yields every number in nested values, with the name of its flag."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _numbers(f"{name}.{key}", inner)
@@ -108,10 +108,10 @@ def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
 
 @contextmanager
 def refusals_of_lightning() -> Iterator[None]:
-    """Takes what Lightning refuses while it runs, such as a metric that an EarlyStopping asks for, for a mistake.
+    """Treats what Lightning refuses, such as an EarlyStopping whose metric doesn't exist, as a wrong value.
 
     Raises:
-        UsageError: an error came from Lightning's own lines, and not from a network, torch or the system.
+        UsageError: An error came from Lightning's own lines, not from a network, torch or the system.
     """
     try:
         yield
@@ -121,6 +121,7 @@ def refusals_of_lightning() -> Iterator[None]:
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if not isinstance(error, MisconfigurationException) and not LIGHTNING & {*place.parts}:
             raise
-        refusal = UsageError(f"{' '.join(str(error).split()).rstrip('.')}. {ELSE}")
+        why = " ".join(str(error).split()).rstrip(".")
+        refusal = UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe")
         refusal.on_every_rank = True
         raise refusal from error

@@ -1,0 +1,240 @@
+"""From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
+from lit_cifar.cli.arguments import check_values
+from lit_cifar.cli.parser import Parser, add_run_arguments
+from lit_cifar.cli.process import DRAWN_INSTEAD
+from lit_cifar.cli.recipes import Given, recipes_folder
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.errors import UsageError
+from lit_cifar.report.finders import FINDERS, Finders
+from lit_cifar.report.run_report import RunReport
+from lit_cifar.runs.card import Description
+from lit_cifar.runs.checkpoint import (
+    Checkpoint,
+    RunCheckpoints,
+    check_resumable,
+    find_checkpoint,
+    newest_checkpoint,
+    read_checkpoint,
+)
+from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold, new_version
+from lit_cifar.runs.network import default_net
+from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
+from lit_cifar.training.callbacks.progress import LitProgressBar
+from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
+from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.precision import chosen_device, fast_precision
+from lit_cifar.training.trainer import lean
+from lit_cifar.training.trial import check
+
+
+class Run(NamedTuple):
+    """What a command works with."""
+
+    trainer: pl.Trainer
+    model: pl.LightningModule
+    data: pl.LightningDataModule
+    checkpoint: str | None
+    """Path of the checkpoint to start from."""
+    best: BestCheckpoint | None
+    """Keeps the best weights of a training; None if nothing is held out to measure them on."""
+
+
+def build(command: str, words: list[str], description: str) -> Run:
+    """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
+
+    Raises:
+        UsageError: A word, a recipe or a value is wrong.
+        UserError: A file is damaged, or can't be read or downloaded.
+    """
+    if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
+        words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
+    given = Given(words)
+    start = _checkpoint(command, given)
+    is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
+    parser = _parser(command, given, start, description)
+    config = parser.parse_args(given.words)
+    check_values(config)
+    if config.fast_precision and given.get("trainer.precision") is None:
+        config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
+    if config.trainer.default_root_dir:
+        config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
+    config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
+    pl.seed_everything(config.seed_everything, workers=True, verbose=False)
+    path = str(start.path) if start else None
+    if given.own_classes:
+        made = parser.make(config)
+        callbacks = [*_asked(made.trainer.callbacks), WholeConfig(_as_yaml(parser, config))]
+        return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
+
+    if os.environ.get(DRAWN_INSTEAD):
+        config.data.dataset = "drawn"
+    made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
+    data = CIFAR10DataModule(**vars(made.data), seed=config.seed_everything)
+    model = LitClassifier(**vars(made.model))
+    model.name_run(config.recipe, config.model.net.as_dict())
+    if data.images.why_drawn:
+        os.environ[DRAWN_INSTEAD] = data.images.why_drawn
+    # so that config.yaml repeats the run, or fails if its images are gone
+    config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
+    if start and command == "fit":
+        check_resumable(start, model.make_card(data), data.root)
+    check(model, data)
+    if command == "validate" and not data.val_size:
+        raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
+
+    callbacks = _asked(made.trainer.callbacks)
+    if any(isinstance(callback, FINDERS) for callback in callbacks):
+        callbacks = _with_finders(callbacks, command, start, data)
+    if made.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+        callbacks.append(LitProgressBar())
+    callbacks.append(RunReport())
+    best = None
+    if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
+        if data.val_size:
+            callbacks.append(best := BestCheckpoint())
+        callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
+    if not made.trainer.fast_dev_run:
+        callbacks.append(WholeConfig(_as_yaml(parser, config)))
+    name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
+    loggers = _loggers(made.trainer, name, start if is_resumed else None)
+    trainer = _trainer(made.trainer, callbacks=callbacks, logger=loggers)
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # the report would be its child's
+        raise UsageError("value-invalid", f"--trainer.strategy {made.trainer.strategy} is for notebooks; use ddp")
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
+        trainer.strategy.checkpoint_io = RunCheckpoints(start)
+    return Run(lean(trainer), model, data, path, best)
+
+
+def _checkpoint(command: str, given: Given) -> Checkpoint | None:
+    """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of a recipe if named."""
+    path = given.get("ckpt_path")
+    if not path and command == "fit" and given.get("resume") == "auto":
+        path, must_exist = "last", False
+    elif not path:
+        if command == "fit" or any(word.startswith(("-h", "--help", "--print_config")) for word in given.words):
+            return None
+        sentence = f"{command} needs --ckpt_path: a path, or best or last for the newest run's"
+        raise UsageError("value-missing", sentence)
+    else:
+        must_exist = True
+    found = _newest(command, path, given) if path in ("last", "best") else read_checkpoint(path)
+    if found is None and must_exist:
+        root = given.get("trainer.default_root_dir") or "."
+        raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
+    if found and command == "fit" and found.path.name == "last.ckpt":
+        hold(found.path.parent)
+    return found
+
+
+def _newest(command: str, name: str, given: Given) -> Checkpoint | None:
+    root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
+    if str(given.get("trainer.logger")).lower() == "false":  # no run folder: they are where Lightning puts them
+        return newest_checkpoint([root], f"checkpoints/{name}.ckpt")
+    if command != "fit" and not given.recipes and not given.flags("--recipe"):
+        return find_checkpoint(name, root)
+    recipe = _recipe_name(given)
+    kinds = {"real": [recipe], "drawn": [f"{recipe}-drawn"]}
+    folders = [root / RUNS / kind for kind in kinds.get(given.get("data.dataset"), [recipe, f"{recipe}-drawn"])]
+    return newest_checkpoint(folders, f"version_*/checkpoints/{name}.ckpt")
+
+
+def _recipe_name(given: Given) -> str:
+    names = list(given.recipes) or ["tutorial"]
+    return str(given.get("recipe") or Path(names[-1]).stem)
+
+
+def _parser(command: str, given: Given, start: Checkpoint | None, description: str) -> Parser:
+    """The parser of the command, whose defaults are what the checkpoint says of network and data."""
+    parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
+    parser.given = given
+    add_run_arguments(parser, start.card.recipe if start and command != "fit" else _recipe_name(given))
+    options: dict[str, Any] = {"sub_configs": True, "fail_untyped": False}
+    if given.own_classes:
+        parser.add_subclass_arguments(pl.LightningDataModule, "data", fail_untyped=False)
+        parser.add_subclass_arguments(pl.LightningModule, "model", fail_untyped=False)
+    else:
+        parser.add_class_arguments(CIFAR10DataModule, "data", instantiate=False, skip={"seed"}, **options)
+        parser.add_class_arguments(LitClassifier, "model", instantiate=False, **options)
+    parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, **options)
+    parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
+    for name, group in (parser.groups or {}).items():
+        group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
+    if start and not given.own_classes:
+        card = start.card
+        known: dict[str, Any] = {name: getattr(card, name) for name in ("mean", "std", "val_size")}
+        known["dataset"] = "drawn" if card.dataset == "drawn" else "real"
+        parser.set_defaults({f"data.{name}": value for name, value in known.items()} | {"seed_everything": card.seed})
+        for name in ("test_time_augmentation", "confidence_threshold"):
+            parser.set_defaults({f"model.{name}": getattr(card, name)})
+        named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
+        net: Description | None = default_net(start, named[-1] if named else None, command == "fit")
+        if net:
+            parser.set_defaults({"model.net": net})
+    return parser
+
+
+def _as_yaml(parser: Parser, config: Any) -> str:
+    return parser.dump(config, skip_unset=False)
+
+
+def _trainer(settings: Any, **ours: Any) -> pl.Trainer:
+    try:
+        return pl.Trainer(**vars(settings) | ours)
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
+        why = " ".join(str(error).split()).rstrip(".")
+        raise UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe") from error
+
+
+def _asked(callbacks: Any) -> list[Callback]:
+    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+
+
+def _with_finders(
+    callbacks: list[Callback], command: str, start: Checkpoint | None, data: CIFAR10DataModule
+) -> list[Callback]:
+    """Lightning's finders run before a training; one that goes on, or a test, leaves them out."""
+    if start and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        data.batch_size = start.card.batch_size
+    if command != "fit" or start:
+        return [callback for callback in callbacks if not isinstance(callback, FINDERS)]
+    return [Finders(), *callbacks]
+
+
+def _in_mlflow_run(config: Any, run: str | None) -> Any:
+    """A copy in which MLFlowLogger goes on in a run, unless the user names another."""
+    config = config.clone()
+    loggers = config.trainer.logger if isinstance(config.trainer.logger, list) else [config.trainer.logger]
+    for logger in loggers:
+        if str(getattr(logger, "class_path", "")).endswith("MLFlowLogger") and not logger.init_args.run_id:
+            logger.init_args.run_id = run
+    return config
+
+
+def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger]:
+    """TensorBoard's logger, which makes the run folder, and the loggers that the user asks for.
+
+    A resumed run goes on in its folder, and drops the steps that were lost; a last.ckpt from elsewhere begins a new
+    folder, since the one of its name may be another run's.
+    """
+    if trainer.logger is False:
+        return []
+    root = trainer.default_root_dir or "."
+    runs = Path(root, RUNS, name)
+    if resumed and resumed.path.resolve().parents[2] == runs.resolve():
+        steps = resumed.history["trained"]["steps"]
+        options: dict[str, Any] = {"version": resumed.path.parents[1].name, "purge_step": steps + 1}
+    else:
+        options = {"version": new_version(runs)}
+    return beside_tensorboard(trainer.logger, RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options))

@@ -1,0 +1,225 @@
+"""What a command changes in its process, and puts back when it ends.
+
+`process_settings` is entered before torch is imported, since some of torch's settings are read at its import;
+`library_settings` is entered after the import, since Lightning's import sets logging levels itself.
+"""
+
+import gc
+import io
+import logging
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import Enum
+from typing import Any
+
+DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
+"""Tells the processes that a run starts why their parent fell back on drawn images."""
+
+BEFORE_TORCH = {
+    "KINETO_LOG_LEVEL": "6",  # torch's profiler would report its stages, and that there is no GPU
+    # How long gcc's OpenMP threads spin while they wait: as fast as its own 300,000 turns, but with two runs on two
+    # cores an epoch at batch 64 takes 5 s instead of up to 27
+    "GOMP_SPINCOUNT": "4000",
+}
+SUBSTITUTES = {"█": "#", "…": "...", "×": "x", "–": "-", "±": "+-"}
+LEVELS = {
+    "pytorch_lightning": logging.WARNING,  # no tips, no list of devices, no "`Trainer.fit` stopped"
+    "lightning_fabric": logging.WARNING,
+    "pytorch_lightning.loggers.mlflow": logging.ERROR,  # it creates what it warns is missing
+    "pytorch_lightning.callbacks": logging.INFO,  # whoever adds a callback or a profiler wants what it says
+    "pytorch_lightning.profilers": logging.INFO,
+}
+UNACTIONABLE = (
+    r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
+    r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
+    r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
+    r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.14
+    r"It is recommended to use `self.log\('(val|test|step)",  # torchmetrics has already summed over the devices
+    r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
+    r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",  # LitClassifier is made for it
+    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` doesn't need them
+    r"Initializing zero-element tensors",  # a network without weights is refused elsewhere
+)
+
+
+@contextmanager
+def process_settings() -> Iterator[None]:
+    """Sets environment variables, output streams and garbage collection for one command."""
+    with ExitStack() as stack:
+        stack.enter_context(_environment())
+        stack.enter_context(_streams())
+        stack.enter_context(_collection())
+        yield
+
+
+@contextmanager
+def library_settings() -> Iterator[None]:
+    """Silences remarks that a user can't act on, and teaches jsonargparse and PyYAML the types of our parameters."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        for message in UNACTIONABLE:
+            warnings.filterwarnings("ignore", message=message)
+        stack.enter_context(_logging_levels())
+        if "pytorch_lightning" in sys.modules:  # bench has no use for it
+            stack.enter_context(_threads())
+            stack.enter_context(_registered_types())
+        stack.callback(_leave_process_group)
+        yield
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    before = dict(os.environ)
+    for name, value in BEFORE_TORCH.items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def _streams() -> Iterator[None]:
+    """Opens closed streams, so that no file of ours gets their numbers, and replaces what an encoding lacks."""
+    before = sys.stdin, sys.stdout, sys.stderr
+    handlers = []
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            handlers.append((stream, stream.errors))
+            stream.reconfigure(errors="replace")
+            if table := _unencodable(stream.encoding):
+                setattr(sys, name, _Substituting(stream, table))
+    try:
+        yield
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+        for stream, errors in handlers:
+            if not stream.closed:
+                stream.reconfigure(errors=errors)
+
+
+class _Substituting:
+    """A stream that replaces our special characters, which its encoding lacks, before it writes."""
+
+    def __init__(self, stream: io.TextIOWrapper, table: dict[int, str]) -> None:
+        self._stream, self._table = stream, table
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text.translate(self._table))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _unencodable(encoding: str) -> dict[int, str]:
+    return {
+        ord(character): substitute
+        for character, substitute in SUBSTITUTES.items()
+        if character.encode(encoding, "replace") == b"?"
+    }
+
+
+def leave_broken_pipe() -> None:
+    """Sends what is left in stdout's buffer nowhere, since nobody reads it and Python would fail when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+@contextmanager
+def _collection() -> Iterator[None]:
+    """Lets `collect_from_now_on` freeze what importing torch and Lightning made, and thaws it at the end."""
+    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
+    gc.disable()  # the imports make a million objects and no garbage: 0.5 s of 4.5
+    try:
+        yield
+    finally:
+        if not frozen:
+            gc.unfreeze()
+        (gc.enable if enabled else gc.disable)()
+
+
+def collect_from_now_on() -> None:
+    """Turns garbage collection on again, for what is made after the imports."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    gc.enable()
+
+
+@contextmanager
+def _logging_levels() -> Iterator[None]:
+    loggers = [(logging.getLogger(name), level) for name, level in LEVELS.items()]
+    before = [logger.level for logger, _ in loggers]
+    for logger, level in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for (logger, _), level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _threads() -> Iterator[None]:
+    from lit_cifar.runs.folder import quiet_about_disk_errors
+
+    before = threading.excepthook
+    threading.excepthook = quiet_about_disk_errors
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
+def _registered_types() -> Iterator[None]:
+    """Types that Lightning's callbacks and torchvision's transforms have as parameters, and config.yaml must hold."""
+    from numbers import Number
+
+    import torch
+    import yaml
+    from jsonargparse.typing import register_type, registered_type_handlers
+
+    before = {kind: registered_type_handlers.get(kind) for kind in (torch.device, Number)}
+    inherited = "yaml_multi_representers" not in vars(yaml.SafeDumper)
+    representers = yaml.SafeDumper.yaml_multi_representers
+    register_type(torch.device)
+    register_type(Number, lambda value: value, _number, type_check=isinstance)  # such as RandomRotation's degrees
+    as_value = {Enum: lambda dumper, value: dumper.represent_data(value.value)}
+    yaml.SafeDumper.yaml_multi_representers = representers | as_value
+    try:
+        yield
+    finally:
+        yaml.SafeDumper.yaml_multi_representers = representers
+        if inherited:
+            del yaml.SafeDumper.yaml_multi_representers
+        for kind, handler in before.items():
+            if handler is None:
+                del registered_type_handlers[kind]
+            else:
+                registered_type_handlers[kind] = handler
+
+
+def _number(text: Any) -> Any:
+    import yaml
+
+    value = yaml.safe_load(text) if isinstance(text, str) else text
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{text} is not a number")
+    return value
+
+
+def _leave_process_group() -> None:
+    """Ends torch's group of processes: Gloo's threads, if still running at the end, sometimes abort the process."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

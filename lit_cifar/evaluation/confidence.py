@@ -1,0 +1,81 @@
+"""How sure a network is of its predictions: calibration, its most confident mistakes, its least confident predictions.
+
+Confidences are rounded to six digits, and equal ones are ranked by the order of the images: the last bits of logits
+depend on how many images go through the network together, and so on the number of devices. Images whose probabilities
+are NaN, because the training diverged, are counted and left out.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+BINS = 15  # of the calibration error, as in Guo et al., arXiv 1706.04599
+RANKED = 32  # images of a ranking: four rows of eight
+
+
+class Answers(NamedTuple):
+    """What was predicted for each of N test images."""
+
+    labels: Tensor  # int64, the true classes
+    predicted: Tensor  # int64
+    confidence: Tensor  # float64, the probability of the predicted class, or NaN
+
+
+def read_answers(logits: Tensor, labels: Tensor) -> Answers:
+    """Returns the answers of logits `[N, C]` on the CPU to the first N of the labels."""
+    confidence = logits.double().softmax(1).amax(1).round(decimals=6)
+    return Answers(labels[: len(logits)], logits.argmax(1), confidence)
+
+
+def describe(answers: Answers, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns the keys of report.json about confidence."""
+    known = answers.confidence.isfinite()
+    wrong = answers.labels != answers.predicted
+    bins = calibration(answers)
+    error = sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["images"])
+    return {
+        "calibration_error": round(error / int(known.sum()), 6) if known.any() else None,
+        "calibration": bins,
+        "without_probability": int((~known).sum()),
+        "confident_mistakes": entries(answers, classes, _ranked(answers.confidence, wrong & known, descending=True)),
+        "uncertain_images": entries(answers, classes, _ranked(answers.confidence, known, descending=False)),
+    }
+
+
+def calibration(answers: Answers) -> list[dict[str, Any]]:
+    """Returns bounds, number of images, accuracy and mean confidence of equal bins of confidence; None if empty.
+
+    torchmetrics' calibration error puts a confidence of 1 into a sixteenth bin of its own, and counts NaN as 0.
+    """
+    known = answers.confidence.isfinite()
+    confidence = answers.confidence[known]
+    right = (answers.labels == answers.predicted)[known].double()
+    places = (confidence * BINS).long().clamp(max=BINS - 1)
+    counts, rights, sums = (torch.bincount(places, weights, BINS).tolist() for weights in (None, right, confidence))
+    return [
+        {
+            "from": i / BINS,
+            "to": (i + 1) / BINS,
+            "images": int(counts[i]),
+            "accuracy": rights[i] / counts[i] if counts[i] else None,
+            "confidence": round(sums[i] / counts[i], 6) if counts[i] else None,
+        }
+        for i in range(BINS)
+    ]
+
+
+def entries(answers: Answers, classes: Sequence[str], images: Tensor) -> list[dict[str, Any]]:
+    """Returns what report.json says about some of the images."""
+    return [
+        {"image": image, "class": classes[label], "predicted": classes[guess], "probability": confidence}
+        for image, label, guess, confidence in zip(
+            images.tolist(), *(values[images].tolist() for values in answers), strict=True
+        )
+    ]
+
+
+def _ranked(confidence: Tensor, among: Tensor, descending: bool) -> Tensor:
+    places = among.nonzero().flatten()
+    return places[confidence[places].argsort(descending=descending, stable=True)][:RANKED]

@@ -1,0 +1,197 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawing import LONG_NAMES, curve, overlapping, some_answers, texts
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch, Rectangle
+
+from lit_cifar.data.image_set import CIFAR10_CLASSES
+from lit_cifar.report import charts, figures
+
+
+def cells(axes: Axes) -> dict[tuple[float, float], str]:
+    """The numbers in a confusion matrix by (row, column)."""
+    return {(text.get_position()[1], text.get_position()[0]): text.get_text() for text in axes.texts}
+
+
+def shares_of(figure: Figure) -> np.ndarray:
+    shares = figure.axes[0].images[0].get_array()
+    assert shares is not None
+    return shares
+
+
+def test_a_cell_of_the_confusion_matrix_is_the_percentage_of_its_row() -> None:
+    figure = charts.confusion(torch.tensor([[6, 2, 0], [1, 1, 6], [0, 0, 5]]), ["a", "b", "c"], "Confusion")
+    assert cells(figure.axes[0]) == {
+        (0, 0): "75",
+        (0, 1): "25",
+        (1, 0): "12",
+        (1, 1): "12",
+        (1, 2): "75",
+        (2, 2): "100",
+    }
+    assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("true class", "predicted class")
+    assert shares_of(figure).tolist() == [[0.75, 0.25, 0], [0.125, 0.125, 0.75], [0, 0, 1]]
+
+
+def test_a_nearly_empty_cell_is_not_called_0_and_a_nearly_full_one_not_100() -> None:
+    figure = charts.confusion([[997, 3], [5, 995]], ["a", "b"], "Confusion")
+    assert cells(figure.axes[0]) == {(0, 0): ">99", (0, 1): "<1", (1, 0): "<1", (1, 1): ">99"}
+
+
+def test_numbers_stand_out_from_the_colour_of_their_cell() -> None:
+    rows = [[share, 100 - share] for share in range(1, 100, 5)]
+    figure = charts.confusion([row + [0] * 18 for row in rows], [str(i) for i in range(20)], "Confusion")
+
+    def luminance(colour: tuple[float, ...]) -> float:
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    drawn = figure.axes[0].images[0]
+    assert len(figure.axes[0].texts) == 40
+    for text in figure.axes[0].texts:
+        column, row = (int(at) for at in text.get_position())
+        cell, ink = luminance(drawn.to_rgba(shares_of(figure))[row, column]), luminance(to_rgb(text.get_color()))
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.5  # WCAG's level AA
+
+
+def test_a_class_without_images_has_a_grey_row_that_says_so(tmp_path: Path) -> None:
+    figure = charts.confusion([[3, 1], [0, 0]], ["a", "b"], "Confusion")
+    figures.save(figure, tmp_path / "confusion.png")
+    assert "no images of this class" in texts(figure)
+    assert not any("nan" in text for text in texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("names", "count"),
+    [(CIFAR10_CLASSES, count) for count in (3, 10, 100)] + [(LONG_NAMES, count) for count in (2, 10, 20, 40)],
+)
+def test_no_two_labels_of_the_confusion_matrix_overlap(names: tuple[str, ...], count: int) -> None:
+    matrix = torch.eye(count) * 90 + 10 / count
+    figure = charts.confusion(matrix, [names[i % 10] for i in range(count)], "Confusion " * 20)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    assert not overlapping(axes.get_xticklabels())
+    assert not overlapping(axes.get_yticklabels())
+    assert not overlapping([axes.xaxis.label, *axes.get_xticklabels()])
+    assert not overlapping([axes.yaxis.label, *axes.get_yticklabels()])
+    assert len(axes.texts) == (count * count if count <= 20 else 0)
+    title = next(text for text in figure.texts if text.get_text().startswith("Confusion"))
+    assert not title.get_window_extent().overlaps(axes.get_window_extent())
+    width, height = figure.get_size_inches() * figure.dpi
+    box = figure.get_tightbbox().padded(-0.01)  # in inches
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 * figure.dpi <= width and box.y1 * figure.dpi <= height
+
+
+def labels_of(figure: Figure) -> list[str]:
+    legend = figure.axes[0].get_legend()
+    return [text.get_text() for text in legend.get_texts()] if legend else []
+
+
+def test_a_long_training_loss_is_drawn_raw_and_smoothed_and_a_short_one_as_it_is() -> None:
+    val = [(225, 1.3), (450, 1.1)]
+    assert labels_of(charts.loss(curve(450), val, "Loss")) == ["train", "train, mean of 19 points", "validation"]
+    assert labels_of(charts.loss(curve(100), val, "Loss")) == ["train", "validation"]
+    figure = charts.loss(curve(450), val, "Loss")
+    raw, smoothed = (np.asarray(line.get_ydata()) for line in figure.axes[0].lines[:2])
+    steps = np.asarray(figure.axes[0].lines[0].get_xdata())
+    assert list(zip(steps, raw, strict=True)) == curve(450)
+    assert smoothed[200] == pytest.approx(raw[191:210].mean())
+    assert smoothed[0] == pytest.approx(raw[:10].mean())
+    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("step", "cross-entropy loss")
+
+
+def test_the_validation_loss_is_told_by_markers_and_dashes_and_not_by_colour_alone() -> None:
+    train, val = charts.loss(curve(50), [(25, 1.3), (50, 1.1)], "Loss").axes[0].lines
+    assert val.get_marker() != train.get_marker()
+    assert val.get_linestyle() != train.get_linestyle()
+
+
+@pytest.mark.parametrize("count", [30, 450])
+def test_losses_that_are_not_finite_or_far_out_leave_the_others_in_view_and_are_counted(
+    tmp_path: Path, count: int
+) -> None:
+    clean = charts.loss(curve(count), [], "Loss").axes[0].get_ylim()
+    losses = curve(count)
+    losses[5], losses[7], losses[20] = (6, float("nan")), (8, float("inf")), (21, 1e6)
+    figure = charts.loss(losses, [(count, float("nan"))], "Loss")
+    figures.save(figure, tmp_path / "loss.png")
+    assert figure.axes[0].get_ylim() == pytest.approx(clean, abs=0.3)
+    assert "not drawn: 1 off the scale, 3 not finite" in texts(figure)
+    if count > charts.SMOOTHED_FROM:
+        assert np.nanmax(np.asarray(figure.axes[0].lines[1].get_ydata())) < 3
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "expected"),
+    [
+        ([], [], []),
+        ([(1, 2.3)], [], ["train"]),
+        ([], [(10, 2.3)], ["validation"]),
+        ([(1, float("nan")), (2, float("nan"))], [(2, float("inf"))], ["train", "validation"]),
+    ],
+)
+def test_a_curve_may_be_empty_or_a_point_or_all_nan(
+    tmp_path: Path,
+    train: list[tuple[int, float]],
+    val: list[tuple[int, float]],
+    expected: list[str],
+) -> None:
+    figure = charts.loss(train, val, "Loss")
+    assert figures.save(figure, tmp_path / "loss.png").is_file()
+    assert labels_of(figure) == expected
+    steps = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(steps) == len(set(steps))
+
+
+def height_of(bar: Patch) -> float:
+    assert isinstance(bar, Rectangle)
+    return float(bar.get_height())
+
+
+def test_the_reliability_diagram_has_a_bar_of_accuracy_and_a_line_of_confidence_for_each_bin_with_images() -> None:
+    report = some_answers()
+    bins = [b for b in report["calibration"] if b["images"]]
+    upper, lower = charts.reliability(report, "Reliability").axes
+    assert sorted(map(height_of, upper.patches)) == sorted(b["accuracy"] for b in bins)
+    lines = [np.asarray(path.vertices)[0, 1] for path in upper.collections[0].get_paths()]
+    assert lines == pytest.approx([b["confidence"] for b in bins])
+    assert sum(map(height_of, lower.patches)) == pytest.approx(1)
+    hatched = [bar for bar in upper.patches if bar.get_hatch()]
+    assert len(hatched) == len([b for b in bins if b["images"] < charts.ENOUGH_IMAGES]) > 0
+
+
+def test_the_reliability_diagram_explains_hatched_bars_only_where_it_has_some() -> None:
+    report = some_answers()
+    hatched = f"accuracy of fewer than {charts.ENOUGH_IMAGES} images"
+    assert hatched in texts(charts.reliability(report, "Reliability"))
+    for one in report["calibration"]:
+        one["images"] *= charts.ENOUGH_IMAGES
+    assert hatched not in texts(charts.reliability(report, "Reliability"))
+
+
+def test_the_figure_of_the_classes_tells_its_three_measures_by_shape_and_what_is_not_defined_in_words() -> None:
+    report = some_answers()
+    figure = charts.per_class(report, "Classes")
+    lines = figure.axes[0].lines
+    for line, measure in zip(lines, ("precision", "recall", "f1"), strict=True):
+        values = [float("nan") if value is None else value for value in report[f"class_{measure}"].values()]
+        assert np.array_equal(line.get_xdata(), values, equal_nan=True)
+    assert len({str(line.get_marker()) for line in lines}) == 3
+    assert texts(figure).count("never predicted") == 1
+
+
+@pytest.mark.parametrize(
+    "names", [CIFAR10_CLASSES, LONG_NAMES, tuple(f"{name} {i}" for i in range(9) for name in LONG_NAMES)]
+)
+def test_no_two_names_of_the_figure_of_the_classes_overlap(names: tuple[str, ...]) -> None:
+    figure = charts.per_class(some_answers(names), "Classes " * 20)
+    figure.draw_without_rendering()
+    assert not overlapping(figure.axes[0].get_yticklabels())
+    width, height = figure.get_size_inches()
+    box = figure.get_tightbbox().padded(-0.01)
+    assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
