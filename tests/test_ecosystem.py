@@ -13,7 +13,7 @@ from conftest import Cli, Result, paint_pictures
 from pytorch_lightning.loggers import CSVLogger
 from running import start
 
-from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.report.finders import BETA, smoothed
 
@@ -71,7 +71,8 @@ def test_a_tensorboard_logger_of_ones_own_stands_beside_ours(fit: Any, tmp_path:
 def test_a_logger_without_a_needed_argument_is_told_in_a_sentence(fit: Any) -> None:
     result = fit("--trainer.logger=CSVLogger")
     assert result.code == 2
-    assert result.err == "lit_cifar: --trainer.logger: it needs save_dir\n"
+    assert all(name in result.err for name in ("--trainer.logger", "save_dir"))
+    assert result.err.count("\n") == 1
 
 
 class ImageLogger(CSVLogger):
@@ -202,7 +203,7 @@ def test_the_losses_behind_lightnings_running_mean_are_found_again() -> None:
 def test_one_learning_rate_for_an_optimizer_of_several_is_refused(fit: Any) -> None:
     result = fit(f"{CALLBACK}LearningRateFinder", "--model.optimizer=lit_cifar.training.optimizers.Muon")
     assert result.code == 2
-    assert "LearningRateFinder looks for one learning rate, but Muon has several (0.001, 106.0, 1340.0)" in result.err
+    assert all(name in result.err for name in ("LearningRateFinder", "Muon", "0.001", "106.0", "1340.0"))
 
 
 def test_the_batch_size_found_is_used_and_told(fit: Any, tmp_path: Path) -> None:
@@ -251,7 +252,7 @@ def test_plain_python_trains_resumes_and_tests(root: Path, tmp_path: Path) -> No
     pl.seed_everything(0)
     half = pl.Trainer(max_epochs=1, **options)
     half.fit(LitClassifier(Net(3)), datamodule=data)
-    rest = lean(pl.Trainer(max_epochs=2, **options))
+    rest = Trainer(max_epochs=2, **options)
     resumed = LitClassifier(Net(3))
     rest.fit(resumed, datamodule=data, ckpt_path=half.checkpoint_callback.best_model_path)  # type: ignore[union-attr]
     assert rest.global_step == 28

@@ -1,6 +1,6 @@
-"""The lean loop and the recorded step give the numbers of Lightning's own loop, and callbacks see what they saw."""
+"""The leaner loop and the recorded step give the numbers of Lightning's own loop, and callbacks see the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from running import differences
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.recorded import FusedStep
-from lit_cifar.training.step import SlicedStep
-from lit_cifar.training.trainer import LeanEpochLoop, lean
+from lit_cifar.training.recorded import RecordedStep
+from lit_cifar.training.step import DirectStep, torch_threads
+from lit_cifar.training.trainer import Trainer
 
 STEPS, STEPS_AN_EPOCH = 60, 14  # the last of an epoch has two images
 
@@ -26,9 +26,10 @@ Train = Callable[..., Trained]
 
 
 @pytest.fixture(scope="module")
-def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    """Trains for 60 steps on small pictures, with the lean loop or with Lightning's."""
-    return partial(train_on, paint_pictures(tmp_path_factory.mktemp("pictures")))
+def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
+    """Trains for 60 steps on small pictures, with our Trainer or with Lightning's, both with one thread."""
+    with torch_threads(1):
+        yield partial(train_on, paint_pictures(tmp_path_factory.mktemp("pictures")))
 
 
 def train_on(
@@ -41,7 +42,7 @@ def train_on(
         lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS),
         "step",
     )
-    trainer = pl.Trainer(
+    trainer = (Trainer if fast else pl.Trainer)(
         accelerator="cpu",
         max_steps=STEPS,
         log_every_n_steps=10,
@@ -53,8 +54,13 @@ def train_on(
         **{"enable_checkpointing": False} | options,
     )
     data = CIFAR10DataModule(str(root), batch_size=batch_size, val_size=6, flip=True)
-    (lean(trainer) if fast else trainer).fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data)
     return trainer, module
+
+
+def step_of(trainer: pl.Trainer) -> type | None:
+    assert isinstance(trainer, Trainer)
+    return None if trainer.direct_step is None else type(trainer.direct_step)
 
 
 def furthest(a: LitClassifier, b: LitClassifier) -> float:
@@ -66,8 +72,7 @@ def furthest(a: LitClassifier, b: LitClassifier) -> float:
 def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> None:
     fast_trainer, fast = train(True)
     slow_trainer, slow = train(False)
-    assert isinstance(fast.direct_step, FusedStep)
-    assert slow.direct_step is None
+    assert step_of(fast_trainer) is RecordedStep
     assert 0 < furthest(fast, slow) < 1e-5  # the order in which convolutions sum is another
     assert [step for step, _ in fast.record.curves["train/loss"]] == [10, 20, 30, 40, 50, 60]
     for name in ("train/loss", "val/loss"):
@@ -82,7 +87,7 @@ def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> 
 def test_at_larger_batches_the_lean_loop_changes_no_bit(train: Train) -> None:
     fast_trainer, fast = train(True, batch_size=32)
     slow_trainer, slow = train(False, batch_size=32)
-    assert isinstance(fast.direct_step, SlicedStep)
+    assert step_of(fast_trainer) is DirectStep
     assert furthest(fast, slow) == 0
     assert fast.record.curves == slow.record.curves
     assert differences(fast_trainer.fit_loop.state_dict(), slow_trainer.fit_loop.state_dict()) == []
@@ -107,7 +112,7 @@ class Batches(Callback):
 def test_a_callback_that_looks_at_batches_sees_each_and_changes_nothing(train: Train) -> None:
     batches = Batches()
     trainer, watched = train(True, batches)
-    assert isinstance(watched.direct_step, FusedStep)
+    assert step_of(trainer) is RecordedStep
     assert batches.seen == [(step, step // STEPS_AN_EPOCH, step % STEPS_AN_EPOCH) for step in range(STEPS)]
     assert float(trainer.callback_metrics["batch_loss"]) == batches.losses[-1]
     assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.record.curves["train/loss"][0][1])
@@ -126,8 +131,8 @@ class Gradients(Callback):
 
 def test_a_callback_that_looks_at_gradients_gets_lightnings_own_step(train: Train) -> None:
     gradients = Gradients()
-    _, watched = train(True, gradients)
-    assert watched.direct_step is None
+    trainer, watched = train(True, gradients)
+    assert step_of(trainer) is None
     assert len(gradients.norms) == STEPS
     assert min(gradients.norms) > 0
     assert furthest(watched, train(False)[1]) == 0
@@ -155,13 +160,12 @@ def test_what_a_callback_logs_of_gradients_is_logged(train: Train) -> None:
     assert fast.callback_metrics["norm"] == slow.callback_metrics["norm"] > 0
 
 
-def test_a_model_checkpoint_of_epochs_leaves_the_loop_lean(train: Train, tmp_path: Path) -> None:
+def test_a_model_checkpoint_of_epochs_leaves_the_leaner_loop_on(train: Train, tmp_path: Path) -> None:
     every_epoch, every_batch = ModelCheckpoint(tmp_path / "a"), ModelCheckpoint(tmp_path / "b", every_n_train_steps=50)
     for callback, is_lean in ((every_epoch, True), (every_batch, False)):
         trainer, _ = train(True, callback, enable_checkpointing=True)
-        loop = trainer.fit_loop.epoch_loop
-        assert isinstance(loop, LeanEpochLoop)
-        assert loop.is_lean == is_lean
+        assert isinstance(trainer, Trainer)
+        assert trainer.is_lean == is_lean
     assert [len(list((tmp_path / name).iterdir())) for name in "ab"] == [1, 1]
 
 
@@ -174,18 +178,16 @@ class Dropped(Net):
 
 
 def test_recording_draws_no_random_numbers(train: Train) -> None:
-    fast = train(True, net=Dropped)[1]
-    assert isinstance(fast.direct_step, FusedStep)
+    trainer, fast = train(True, net=Dropped)
+    assert step_of(trainer) is RecordedStep
     assert furthest(fast, train(False, net=Dropped)[1]) < 1e-4  # whose dropout drew the same
 
 
 class OutOfMemory(Callback):
-    """Comes in the middle of a training."""
-
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        assert torch.get_num_threads() == 1
+    """Fails in the middle of a training."""
 
     def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        assert torch.get_num_threads() == 1
         raise MemoryError
 
 
@@ -224,8 +226,8 @@ class WithBuffer(Net):
 
 @pytest.mark.parametrize("kind", [Unsure, WithBuffer])
 def test_a_network_that_can_not_be_recorded_gets_lightnings_own_step(train: Train, kind: type[Net]) -> None:
-    fast = train(True, net=kind)[1]
-    assert isinstance(fast.direct_step, SlicedStep)
+    trainer, fast = train(True, net=kind)
+    assert step_of(trainer) is DirectStep
     assert furthest(fast, train(False, net=kind)[1]) == 0
     assert float(getattr(fast.net, "calls", STEPS)) >= STEPS
 
@@ -238,8 +240,8 @@ def test_a_hook_on_a_layer_is_called_in_every_step(train: Train) -> None:
             super().__init__(num_classes)
             self.fc1.register_forward_hook(lambda *_: calls.append(1))
 
-    fast = train(True, net=Hooked)[1]
-    assert isinstance(fast.direct_step, SlicedStep)
+    trainer, _ = train(True, net=Hooked)
+    assert step_of(trainer) is DirectStep
     assert len(calls) >= STEPS
 
 
@@ -253,6 +255,6 @@ def test_options_of_the_trainer_that_change_a_step_are_heeded(train: Train, opti
 
 
 def test_a_trainer_of_another_precision_gets_lightnings_own_loop(train: Train) -> None:
-    (_, fast), (_, slow) = (train(lean_loop, precision="64-true") for lean_loop in (True, False))
+    (_, fast), (_, slow) = (train(ours, precision="64-true") for ours in (True, False))
     assert next(fast.net.parameters()).dtype == torch.float64
     assert furthest(fast, slow) == 0

@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import torch
-from lit_cifar.training.memory import keep_freed_memory
+from lit_cifar.training.preparation import keep_freed_memory
 
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20

@@ -1,6 +1,7 @@
 """Muon against a plain reference and against torch's own, its groups and its checkpoints."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,7 +9,10 @@ import torch
 from running import differences
 from torch import Tensor, nn
 
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
+from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.optimizers import Muon, orthogonal
+from lit_cifar.training.schedules import LinearToZero
 
 
 def small_net() -> nn.Sequential:
@@ -30,7 +34,7 @@ def test_orthogonal_brings_all_singular_values_near_one() -> None:
         assert values.max() < 1.3
 
 
-def test_muon_keeps_the_norm_of_filters_and_decays_the_others_alone() -> None:
+def test_muon_keeps_the_norm_of_filters_and_only_the_others_decay() -> None:
     net = small_net()
     optimizer = Muon(net.parameters(), lr=0.1, head_lr=0.1, bias_lr=0.1, weight_decay=0.01)
     before = [weight.detach().clone() for weight in net.parameters()]
@@ -57,6 +61,53 @@ def reference_step(weight: Tensor, gradients: list[Tensor], lr: float, momentum:
             buffer = momentum * buffer + gradient
             weight = weight - lr * (gradient + momentum * buffer)
     return weight
+
+
+def test_weights_decay_by_their_rate_over_the_initial_one() -> None:
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.zeros(2)
+    optimizer = Muon([weight], bias_lr=0.1, weight_decay=0.01)
+    LinearToZero(optimizer, total_steps=2)
+    optimizer.param_groups[0]["lr"] = 0.05  # half of the initial one
+    optimizer.step()
+    assert weight.tolist() == pytest.approx([1 - 0.5 * 0.01 * 1.85] * 2)  # Nesterov: 1 + 0.85 of the first gradient
+
+
+def newton_schulz(matrix: Tensor, steps: int) -> Tensor:
+    """The iteration in float64, from its formula."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(steps):
+        x = 3.4445 * x - 4.7750 * x @ x.T @ x + 2.0315 * x @ x.T @ x @ x.T @ x
+    return x
+
+
+@pytest.mark.parametrize(("precision", "least", "most"), [("32-true", 0.0, 1e-5), ("bf16-mixed", 1e-4, 3e-2)])
+def test_filters_become_orthogonal_in_the_precision_of_the_run(precision: str, least: float, most: float) -> None:
+    filters = nn.Parameter(torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(0)))
+    filters.grad = torch.randn(8, 3, 3, 3, generator=torch.Generator().manual_seed(1))
+    start = filters.detach() * 8**0.5 / filters.detach().norm()
+    optimizer = Muon([filters], lr=1.0, steps=3)
+    optimizer.use_precision(precision)
+    optimizer.step()
+    expected = newton_schulz(filters.grad.flatten(1), 3)
+    error = ((start - filters.detach()).flatten(1) - expected).norm() / expected.norm()
+    assert least < float(error) < most
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("32-true", None), ("bf16-mixed", torch.bfloat16)])
+def test_a_training_gives_muon_its_precision_on_any_hardware(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, expected: torch.dtype | None
+) -> None:
+    seen = []
+
+    def look(matrix: Tensor, steps: int, precision: torch.dtype | None = None) -> Tensor:
+        seen.append(precision)
+        return matrix
+
+    monkeypatch.setattr("lit_cifar.training.optimizers.orthogonal", look)
+    trainer = Trainer(max_steps=1, precision=precision, accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.fit(LitClassifier(Net(3), Muon), datamodule=CIFAR10DataModule(str(pictures), val_size=0))
+    assert seen == [expected, expected]  # of two convolutions
 
 
 def test_muon_agrees_with_the_formula_over_five_steps() -> None:
@@ -118,7 +169,7 @@ def test_groups_have_options_of_their_own() -> None:
     assert changed == [True, True, False, False]
 
 
-def test_every_weight_that_learns_is_in_a_group_whatever_its_dimensions() -> None:
+def test_every_weight_that_learns_is_in_a_group() -> None:
     weights = [nn.Parameter(torch.ones((2,) * dimensions)) for dimensions in range(6)]
     optimizer = Muon(weights)
     assert [len(group["params"]) for group in optimizer.param_groups] == [3, 1, 2]

@@ -1,5 +1,6 @@
 """Schedules, accumulated gradients and validations, where a training ends and goes on."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -57,30 +58,22 @@ def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Pa
     assert_same(tmp_path)
 
 
-def test_a_plateau_is_not_asked_between_validations(fit: Fit) -> None:
+def test_a_plateau_can_not_be_asked_between_validations(fit: Fit) -> None:
     plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
     refused = fit("parts", *plateau, "--model.lr_scheduler_interval=step")
-    assert refused.code == 2
-    assert refused.err == (
-        "lit_cifar: --model.lr_scheduler ReduceLROnPlateau goes by the validation, which there is once an epoch;"
-        " leave --model.lr_scheduler_interval at epoch\n"
-    )
+    assert refused.failed(2, "schedule-refused", "ReduceLROnPlateau", "--model.lr_scheduler_interval")
 
 
 @pytest.mark.parametrize("flag", ["--data.val_size=0", "--trainer.check_val_every_n_epoch=2"])
 def test_a_plateau_needs_the_validation_of_every_epoch(fit: Fit, tmp_path: Path, flag: str) -> None:
     plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
     refused = fit("parts", *plateau, flag)
-    assert refused.code == 2
-    assert refused.err == (
-        "lit_cifar: --model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; hold images out with"
-        " --data.val_size, and leave --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1\n"
-    )
+    assert refused.failed(2, "schedule-refused", "ReduceLROnPlateau", flag.split("=")[0])
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
 @pytest.mark.slow
-def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: Fit, tmp_path: Path) -> None:
+def test_a_rate_that_fell_to_0_is_higher_again_if_the_training_is_made_longer(fit: Fit, tmp_path: Path) -> None:
     falling = ("--model.lr_scheduler=lit_cifar.training.schedules.LinearToZero", "--model.optimizer.lr=0.008")
     for epochs in (2, 4):
         assert fit("parts", *falling, epochs=epochs).code == 0
@@ -89,26 +82,31 @@ def test_a_rate_that_fell_to_0_is_another_where_the_training_is_prolonged(fit: F
     assert rates == pytest.approx([0.008, 0.004, 0.004, 0.002])
 
 
-def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_prolonged(fit: Fit) -> None:
+def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_made_longer(fit: Fit) -> None:
     cycle = (
         "--model.lr_scheduler=OneCycleLR",
         "--model.lr_scheduler.max_lr=0.01",
         "--model.lr_scheduler_interval=step",
     )
     short = fit("parts", *cycle, "--model.lr_scheduler.total_steps=20")
-    assert short.code == 2
-    assert short.err == (
-        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 28;"
-        " set --model.lr_scheduler.init_args.total_steps 28\n"
-    )
+    assert short.failed(2, "schedule-refused", "OneCycleLR", "20", "total_steps 28")
     first = fit("parts", *cycle, "--model.lr_scheduler.total_steps=20", "--trainer.max_steps=20")
     assert (first.code, first.err) == (0, "")
     longer = fit("parts", *cycle, "--model.lr_scheduler.total_steps=28")
-    assert longer.code == 2
-    assert longer.err == (
-        "lit_cifar: --model.lr_scheduler OneCycleLR has 20 steps, and the training 28; a training that was begun with"
-        " it can't be prolonged; begin anew without --ckpt_path and --resume\n"
+    assert longer.failed(2, "schedule-refused", "OneCycleLR", "20", "28", "--resume")
+
+
+def test_one_cycle_gets_the_length_of_the_training_unless_it_is_given(fit: Fit, tmp_path: Path) -> None:
+    cycle = (
+        "--model.lr_scheduler=OneCycleLR",
+        "--model.lr_scheduler.max_lr=0.01",
+        "--model.lr_scheduler_interval=step",
     )
+    assert fit("whole", *cycle).code == 0
+    assert last(tmp_path / "whole")["lr_schedulers"][0]["total_steps"] == 2 * BATCHES
+    product = ("--model.lr_scheduler.epochs=3", f"--model.lr_scheduler.steps_per_epoch={BATCHES}")
+    assert fit("given", *cycle, *product).code == 0
+    assert last(tmp_path / "given")["lr_schedulers"][0]["total_steps"] == 3 * BATCHES
 
 
 class Fails(Callback):
@@ -149,7 +147,7 @@ def test_a_callback_ends_a_training_after_the_step_of_accumulated_gradients(fit:
 
 
 @pytest.mark.slow
-def test_gradients_are_accumulated_as_scheduled_where_an_epoch_goes_on(fit: Fit, tmp_path: Path) -> None:
+def test_gradients_are_accumulated_as_scheduled_if_an_epoch_is_resumed(fit: Fit, tmp_path: Path) -> None:
     words = ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 4}")
     assert fit("whole", *words).code == 0
     assert fit("parts", *words, "--trainer.max_steps=2").code == 0
@@ -158,11 +156,11 @@ def test_gradients_are_accumulated_as_scheduled_where_an_epoch_goes_on(fit: Fit,
     assert_same(tmp_path)
 
 
-def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp_path: Path) -> None:
+def test_a_signal_is_answered_even_if_validation_follows_every_batch(fit: Fit, tmp_path: Path) -> None:
     every = ("--trainer.val_check_interval=1",)
     stopped = fit("parts", *every, *FAILS, "3", "--trainer.callbacks.how=signal")
-    assert stopped.code == 143
-    assert "lit_cifar: stopped by SIGTERM; go on with --ckpt_path" in stopped.err
+    path = run_folder(tmp_path / "parts") / "checkpoints" / "last.ckpt"
+    assert stopped.failed(143, "interrupted", "SIGTERM", f"--ckpt_path {path}")
     assert last(tmp_path / "parts")["global_step"] == 3
     for name in ("parts", "whole"):
         assert fit(name, *every).code == 0
@@ -171,13 +169,23 @@ def test_a_signal_is_answered_where_validation_follows_every_batch(fit: Fit, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("interval", [0.5, 1.0])
-def test_best_goes_on_though_its_epoch_was_validated_before(fit: Fit, interval: float) -> None:
+def test_best_is_resumed_although_its_epoch_was_validated_before(fit: Fit, interval: float) -> None:
     words = [f"--trainer.val_check_interval={interval}", "--trainer.limit_train_batches=10"]
     words += ["--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss"]
     assert fit("parts", *words, epochs=1).code == 0
     again = fit("parts", *words, "--ckpt_path=best", epochs=3)
     assert (again.code, again.err) == (0, "")
     assert "Finished training: 3 epochs, 30 steps" in again.out
+
+
+def test_the_time_of_a_training_includes_that_before_it_was_resumed(fit: Fit, tmp_path: Path) -> None:
+    assert fit("parts", epochs=1).code == 0
+    checkpoint = last(tmp_path / "parts")
+    checkpoint["lit_cifar"]["history"]["trained"]["seconds"] = 5000.0  # as if it had taken so long
+    torch.save(checkpoint, run_folder(tmp_path / "parts") / "checkpoints" / "last.ckpt")
+    assert fit("parts").code == 0
+    report = json.loads((run_folder(tmp_path / "parts") / "report.json").read_text())
+    assert 5000 < report["train_seconds"] < 5300
 
 
 def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None:
@@ -190,7 +198,7 @@ def test_fast_dev_run_leaves_checkpoints_alone(fit: Fit, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @pytest.mark.parametrize("in_recipe", [False, True])
-def test_a_tilde_is_the_home_wherever_it_stands(
+def test_a_tilde_is_the_home_in_every_place(
     cli: Cli, fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_recipe: bool
 ) -> None:
     recipe = tmp_path / "tutorial.yaml"
@@ -213,7 +221,7 @@ def test_a_tilde_is_the_home_wherever_it_stands(
 
 
 @pytest.mark.slow
-def test_what_a_kill_left_of_a_checkpoint_goes_when_the_run_goes_on(fit: Fit, tmp_path: Path) -> None:
+def test_what_a_kill_left_of_a_checkpoint_is_deleted_when_the_run_is_resumed(fit: Fit, tmp_path: Path) -> None:
     assert fit("parts", epochs=1).code == 0
     part = run_folder(tmp_path / "parts") / "checkpoints" / ".last.ckpt.1.part"
     part.mkdir()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from conftest import Cli
+from conftest import Cli, refused
 from PIL import Image, ImageFilter, ImageOps
 from running import differences
 from torch import Tensor, nn
@@ -22,10 +22,9 @@ from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
-from lit_cifar.training.precision import fast_precision
-from lit_cifar.training.recorded import count
+from lit_cifar.training.preparation import fast_precision
 from lit_cifar.training.schedules import LinearToZero
-from lit_cifar.training.step import SlicedStep
+from lit_cifar.training.step import DirectStep, count, take_share
 
 RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
 SMALL = (
@@ -51,7 +50,7 @@ def last(root: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def test_a_precision_that_is_named_goes_before_the_fast_one_and_config_yaml_keeps_it(
+def test_a_named_precision_takes_precedence_over_the_fast_one_and_config_yaml_keeps_it(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:
     other = "32-true" if fast_precision(torch.device("cpu")) == "bf16-mixed" else "bf16-mixed"
@@ -61,9 +60,7 @@ def test_a_precision_that_is_named_goes_before_the_fast_one_and_config_yaml_keep
     assert f"precision {other}" in cli("fit", f"--config={config}").out
 
 
-def test_a_net_that_was_trained_keeps_its_whitening_where_it_learns_on_other_images(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_a_trained_network_keeps_its_whitening_when_it_learns_on_other_images(pictures: Path, tmp_path: Path) -> None:
     def fit(classifier: LitClassifier) -> pl.Trainer:
         trainer = pl.Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, enable_checkpointing=False)
         trainer.fit(classifier, datamodule=CIFAR10DataModule(str(pictures), batch_size=60, val_size=0))
@@ -78,7 +75,7 @@ def test_a_net_that_was_trained_keeps_its_whitening_where_it_learns_on_other_ima
     assert torch.equal(classifier.net.get_parameter("whiten.weight"), net.whiten.weight)
 
 
-def test_the_recipe_learns_in_the_precision_that_is_fast_and_goes_on_bit_for_bit(
+def test_the_recipe_learns_in_the_precision_that_is_fast_and_resumes_bit_for_bit(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:
     root = f"--data.root={pictures}"
@@ -119,11 +116,16 @@ def sgd() -> torch.optim.Optimizer:
     return torch.optim.SGD([nn.Parameter(torch.zeros(2, 2))], lr=2.0)
 
 
+def test_the_schedule_needs_its_length_when_it_is_made() -> None:
+    with pytest.raises(ValueError, match="total_steps"):
+        LinearToZero(sgd())
+
+
 def test_the_schedule_falls_in_a_line_to_zero() -> None:
     assert rates(LinearToZero(sgd(), 4), 6) == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
 
 
-def test_the_schedule_rises_before_it_falls_and_goes_on_in_a_prolonged_training() -> None:
+def test_the_schedule_rises_before_it_falls_and_goes_on_in_a_longer_training() -> None:
     schedule = LinearToZero(sgd(), 8, rise=0.375)
     assert rates(schedule, 9) == pytest.approx([0.5, 1.0, 1.5, 2.0, 1.6, 1.2, 0.8, 0.4, 0.0])
     longer = LinearToZero(sgd(), 18)
@@ -136,7 +138,7 @@ def test_the_first_step_of_a_training_has_the_rate_that_a_rise_begins_with(pictu
     classifier = LitClassifier(
         SpeedrunNet(num_classes=3, widths=(4, 8, 8)),
         lambda weights: torch.optim.SGD(weights, lr=1.0),
-        lambda optimizer: LinearToZero(optimizer, rise=0.5),
+        partial(LinearToZero, rise=0.5),
         "step",
     )
     seen: list[float] = []
@@ -160,8 +162,8 @@ def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
     gradients = torch.autograd.grad(loss, list(net.parameters()))
     loss, logits = loss.detach(), logits.detach()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    step = SlicedStep(net, nn.functional.cross_entropy, optimizer, size, torch.enable_grad)
-    sliced_loss, counts = step(images, labels)
+    step = DirectStep(net, nn.functional.cross_entropy, optimizer, context=torch.enable_grad)
+    sliced_loss, counts = step(take_share((images, labels), 10, slice_size=size))
     assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
     assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
     for weight, gradient in zip(net.parameters(), gradients, strict=True):
@@ -206,7 +208,7 @@ def test_views_make_the_logits_of_an_image_and_its_mirror_image_the_same() -> No
                 assert torch.allclose(both[0], both[1], atol=1e-6)
 
 
-def test_only_images_of_which_the_net_is_unsure_are_looked_at_again() -> None:
+def test_only_images_of_which_the_network_is_unsure_get_more_views() -> None:
     torch.manual_seed(0)
     net = SpeedrunNet(widths=(4, 8, 8)).eval()
     images = torch.randn(20, 3, 32, 32)
@@ -227,21 +229,21 @@ def test_the_whitening_layer_gives_uncorrelated_numbers_of_one_variance() -> Non
     torch.manual_seed(0)
     net = SpeedrunNet(widths=(4, 8, 8))
     mixed = torch.einsum("nchw,dc->ndhw", torch.randn(50, 3, 32, 32), 100 * torch.randn(3, 3))
-    net.calibrate(mixed)
+    net.compute_whitening(mixed)
     responses = nn.functional.conv2d(mixed, net.whiten.weight[:12]).transpose(0, 1).flatten(1)
     covariance = responses @ responses.T / responses.shape[1]
     assert torch.allclose(covariance / STEEPNESS**2, torch.eye(12), atol=0.05)
 
 
 class Shown(SpeedrunNet):
-    def calibrate(self, images: torch.Tensor) -> None:
+    def compute_whitening(self, images: torch.Tensor) -> None:
         self.shown = images
 
 
-def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order(
+def test_images_of_every_class_whiten_a_network_although_a_folder_is_sorted_by_class(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_cifar.training.whitening.IMAGES", 6)
+    monkeypatch.setattr("lit_cifar.training.preparation.WHITENING_IMAGES", 6)
     net = Shown(num_classes=3, widths=(4, 8, 8))
     data = CIFAR10DataModule(str(pictures), batch_size=60, val_size=0)
     pl.Trainer(max_steps=1, logger=False, default_root_dir=tmp_path).fit(LitClassifier(net), datamodule=data)
@@ -250,30 +252,28 @@ def test_images_of_every_class_calibrate_a_net_though_a_folder_is_in_their_order
 
 
 @pytest.mark.parametrize(
-    ("words", "sentence"),
+    ("words", "error", "name"),
     [
-        (["--model.slice_size=-1"], "--model.slice_size -1 must be 0 or more"),
-        (["--model.sides=[[1.5,20]]"], "must be pairs of a share from 0 to 1 and a side from 8 to 224"),
-        (["--model.test_time_augmentation=rotate"], "--model.test_time_augmentation: rotate is not a valid value"),
-        (["--model.confidence_threshold=0"], "--model.confidence_threshold 0.0 must be more than 0, and at most 1"),
-        (["--model.optimizer.lr=-1"], "lr, head_lr, bias_lr and weight_decay must be 0 or more"),
-        (["--model.lr_scheduler.rise=1"], "--model.lr_scheduler: LinearToZero: rise 1.0 must be from 0 to 1"),
-        (
-            ["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"],
-            "--model.lr_scheduler LinearToZero needs to know how long the training is; give --trainer.max_epochs",
-        ),
-        (
-            ["--seed_everything=true"],
-            "--seed_everything must be a number, so that the run can be repeated; name one, such as 7",
-        ),
+        (["--model.slice_size=-1"], "value-out-of-range", "--model.slice_size -1"),
+        (["--model.sides=[[1.5,20]]"], "value-out-of-range", "--model.sides"),
+        (["--model.confidence_threshold=0"], "value-out-of-range", "--model.confidence_threshold 0.0"),
+        (["--model.optimizer.lr=-1"], "optimizer-refused", "Muon"),
+        (["--model.lr_scheduler.rise=1"], "schedule-refused", "rise 1.0"),
+        (["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"], "schedule-refused", "--trainer.max_epochs"),
     ],
 )
-def test_a_mistake_gives_one_sentence(
-    cli: Cli, pictures: Path, tmp_path: Path, words: list[str], sentence: str
+def test_a_value_that_can_not_be_is_refused(
+    cli: Cli, pictures: Path, tmp_path: Path, words: list[str], error: str, name: str
 ) -> None:
     result = cli("fit", *SMALL, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", *words)
+    assert result.failed(2, error, name)
+
+
+@pytest.mark.parametrize("flag", ["--model.test_time_augmentation=rotate", "--seed_everything=true"])
+def test_a_word_that_is_not_a_choice_is_refused(cli: Cli, pictures: Path, tmp_path: Path, flag: str) -> None:
+    result = cli("fit", *SMALL, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", flag)
     assert result.code == 2
-    assert sentence in result.err
+    assert flag.split("=")[0] in result.err
     assert result.err.count("\n") == 1
 
 
@@ -290,11 +290,13 @@ def test_a_batch_is_cut_into_even_slices() -> None:
             return self.head(images.flatten(1))
 
     net = Seen()
-    step = SlicedStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()), 250, nullcontext)
-    step(torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64))
+    batch = torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64)
+    DirectStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()))(
+        take_share(batch, 501, slice_size=250)
+    )
     assert sizes == [167] * 3
 
 
-def test_views_that_there_are_not_are_refused_from_python_too() -> None:
-    with pytest.raises(UsageError, match="test_time_augmentation flip_shift must be none, flip or flip-shift"):
+def test_unknown_views_are_refused_from_python_too() -> None:
+    with refused(UsageError, "value-out-of-range", "test_time_augmentation flip_shift"):
         LitClassifier(SpeedrunNet(), test_time_augmentation="flip_shift")  # type: ignore[arg-type]

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import BatchSizeFinder, Callback, ProgressBar
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.parser import Parser, add_run_arguments
@@ -31,18 +30,16 @@ from lit_cifar.runs.checkpoint import (
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
 from lit_cifar.runs.network import default_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
-from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.precision import chosen_device, fast_precision
-from lit_cifar.training.trainer import lean
-from lit_cifar.training.trial import check
+from lit_cifar.training.preparation import chosen_device, fast_precision
+from lit_cifar.training.trainer import Trainer, refuse_spawned
 
 
 class Run(NamedTuple):
     """What a command works with."""
 
-    trainer: pl.Trainer
+    trainer: Trainer
     model: pl.LightningModule
     data: pl.LightningDataModule
     checkpoint: str | None
@@ -90,15 +87,13 @@ def build(command: str, words: list[str], description: str) -> Run:
     config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
     if start and command == "fit":
         check_resumable(start, model.make_card(data), data.root)
-    check(model, data)
+    model.check(data)
     if command == "validate" and not data.val_size:
         raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
 
     callbacks = _asked(made.trainer.callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
         callbacks = _with_finders(callbacks, command, start, data)
-    if made.trainer.enable_progress_bar is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-        callbacks.append(LitProgressBar())
     callbacks.append(RunReport())
     best = None
     if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
@@ -110,11 +105,10 @@ def build(command: str, words: list[str], description: str) -> Run:
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
     loggers = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=loggers)
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):  # the report would be its child's
-        raise UsageError("value-invalid", f"--trainer.strategy {made.trainer.strategy} is for notebooks; use ddp")
+    refuse_spawned(trainer, made.trainer.strategy)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
         trainer.strategy.checkpoint_io = RunCheckpoints(start)
-    return Run(lean(trainer), model, data, path, best)
+    return Run(trainer, model, data, path, best)
 
 
 def _checkpoint(command: str, given: Given) -> Checkpoint | None:
@@ -167,7 +161,7 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
     else:
         parser.add_class_arguments(CIFAR10DataModule, "data", instantiate=False, skip={"seed"}, **options)
         parser.add_class_arguments(LitClassifier, "model", instantiate=False, **options)
-    parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False, **options)
+    parser.add_class_arguments(Trainer, "trainer", instantiate=False, **options)
     parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
     for name, group in (parser.groups or {}).items():
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
@@ -189,9 +183,9 @@ def _as_yaml(parser: Parser, config: Any) -> str:
     return parser.dump(config, skip_unset=False)
 
 
-def _trainer(settings: Any, **ours: Any) -> pl.Trainer:
+def _trainer(settings: Any, **ours: Any) -> Trainer:
     try:
-        return pl.Trainer(**vars(settings) | ours)
+        return Trainer(**vars(settings) | ours)
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         why = " ".join(str(error).split()).rstrip(".")
         raise UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe") from error

@@ -4,7 +4,7 @@ from typing import Any
 
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
-from lit_cifar.training.processes import naming_lost_ranks
+from lit_cifar.training.trainer import naming_lost_ranks
 
 DESCRIPTIONS = {
     "validate": "Measure a checkpoint on the images held out of its training.",

@@ -5,7 +5,7 @@ from lit_cifar.cli.build import build
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.processes import naming_lost_ranks
+from lit_cifar.training.trainer import naming_lost_ranks
 
 DESCRIPTION = "Train a network, then test it. Without --config, the recipe is configs/tutorial.yaml."
 

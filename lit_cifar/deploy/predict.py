@@ -15,7 +15,7 @@ from lit_cifar.data.pictures import decode_files, thumbnail, to_tensor
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.report import tables
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.memory import keep_freed_memory
+from lit_cifar.training.preparation import keep_freed_memory
 
 GUESSES = 3  # the predicted class and two runners-up
 ON_THE_SHEET = 32

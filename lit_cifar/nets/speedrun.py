@@ -70,7 +70,7 @@ class SpeedrunNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
-    def calibrate(self, images: Tensor) -> None:
+    def compute_whitening(self, images: Tensor) -> None:
         """Sets the whitening layer from normalised images `[N, 3, H, W]`: eigenvectors of their patches, both signs."""
         patches = nn.functional.unfold(images, PATCH).transpose(1, 2).flatten(0, 1).double()
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))

@@ -18,6 +18,7 @@ from lit_cifar.errors import UsageError
 from lit_cifar.report import tables
 from lit_cifar.report.run_report import run_folder
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.trainer import learning_rate_is_updated
 
 FINDERS = (LearningRateFinder, BatchSizeFinder)
 BETA = 0.98  # of Lightning's running mean
@@ -59,7 +60,7 @@ class Finders(Callback):
                 smooth = smoothed(losses)
                 middle = (len(losses) - len(smooth)) // 2
                 found = rates[int(np.argmin(smooth)) + middle] / 10
-                if callback._update_attr:
+                if learning_rate_is_updated(callback):
                     pl_module.lr = found
                 if trainer.is_global_zero:
                     path = folder and folder / "lr_finder.png"

@@ -1,61 +1,58 @@
 """LitClassifier: loss, optimizer and metrics around any network that turns images into logits.
 
-Its numbers are exact on any number of devices: the loss is weighted so that the gradient is that of the whole batch,
-even where the shares are uneven, and every image of an evaluation counts once. What it logs while training is the mean
-over all steps since it logged last, kept in one tensor: 0.02 ms a step, where self.log and a torchmetrics accuracy
-take 1 ms.
+It reads in the order of its life. The first hundred lines are its settings; the second hundred prepare and train; the
+third evaluate and write checkpoints. Loading and predicting are in predictor.py. It is exact on any number of devices:
+the gradient is that of the whole batch even if the shares are uneven, and every image of an evaluation counts once.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from typing_extensions import Self
+from torchmetrics import MetricCollection
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
+from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views
-from lit_cifar.runs.card import Description, RunCard, describe, plain
-from lit_cifar.runs.checkpoint import KEY, Checkpoint, read_checkpoint
+from lit_cifar.runs.card import RunCard, describe
+from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
-from lit_cifar.runs.network import build_net, check_net
-from lit_cifar.training.callbacks.divergence import EVERY, LossWatch, require_finite, require_finite_weights
-from lit_cifar.training.evaluated import Batch, EvaluatedModule
+from lit_cifar.training.callbacks.divergence import DivergenceWatch
 from lit_cifar.training.history import TrainingRecord
-from lit_cifar.training.length import fit_schedule, require_room, share_done
-from lit_cifar.training.memory import keep_freed_memory
-from lit_cifar.training.recorded import SMALL_BATCH, FusedStep, count
-from lit_cifar.training.step import SlicedStep, slices
-from lit_cifar.training.trial import check
-from lit_cifar.training.whitening import begin_epoch, calibrate
+from lit_cifar.training.optimizers import Muon, new_optimizer
+from lit_cifar.training.predictor import Predictor, require
+from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
+from lit_cifar.training.schedules import make_schedule, require_room, share_done
+from lit_cifar.training.step import Batch, Share, count, take_share
 
-EVALUATION = ("test_time_augmentation", "confidence_threshold")
+FINDERS = (LearningRateFinder, BatchSizeFinder)
 
 
-class LitClassifier(EvaluatedModule):
+class LitClassifier(Predictor):
     """Trains and tests a network on labelled images.
 
     Args:
-        net: Turns normalised images [N, 3, 32, 32] into logits [N, number of classes].
+        net: Network that turns normalised images [N, 3, 32, 32] into logits [N, number of classes].
         optimizer: Any of torch.optim's, or your own, by class path.
         lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
         lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
         loss: Mean loss of logits [N, C] and labels [N], by import path.
-        slice_size: Images, at most, that go through the net, and are normalised by its batch normalisation, together
-            in training; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
-        sides: Pairs of a share of the training, from 0 to 1, and the side in pixels that images are scaled to in epochs
-            whose middle lies beyond it; none for their own size.
-        test_time_augmentation: What the logits of a test image are the mean of: the image itself (none), with its
-            mirror image (flip), with both shifted by a pixel too (flip-shift). Validation looks at the image itself.
-        confidence_threshold: Probability of the class at which the first view is enough, and the others are left out.
-        compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels from then on.
+        slice_size: Largest number of images that go through the network at once in training, and are normalised
+            together by batch normalisation; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
+        sides: Pairs of a share of the training, from 0 to 1, and a side in pixels: from there on, images are scaled to
+            this side. By default, images keep their own.
+        test_time_augmentation: Views of a test image whose logits are averaged: the image itself (none), also its
+            mirror image (flip), also both shifted by a pixel (flip-shift). Validation uses the image itself.
+        confidence_threshold: Probability of a class from which the first view of an image is enough.
+        compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels afterwards.
     """
 
     def __init__(
@@ -71,89 +68,52 @@ class LitClassifier(EvaluatedModule):
         confidence_threshold: float = 1.0,
         compile: bool = False,
     ) -> None:
-        super().__init__()
-        if slice_size < 0:
-            raise UsageError(f"--model.slice_size {slice_size} must be 0 or more")
-        if any(not 0 <= share < 1 or not 8 <= side <= 224 for share, side in sides):
-            raise UsageError(f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        if test_time_augmentation not in get_args(Views):
-            raise UsageError(
-                f"--model.test_time_augmentation {test_time_augmentation} must be none, flip or flip-shift"
-            )
-        if not 0 < confidence_threshold <= 1:
-            raise UsageError(f"--model.confidence_threshold {confidence_threshold} must be more than 0, and at most 1")
-        self.net = net
+        super().__init__(net, test_time_augmentation, confidence_threshold)
+        require(slice_size >= 0, f"slice_size {slice_size} must be 0 or more")
+        in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
+        require(in_range, f"sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_scheduler_interval = lr_scheduler_interval
         self.loss = loss
         self.slice_size = slice_size
         self.sides = sorted(sides)
-        self.test_time_augmentation, self.confidence_threshold = test_time_augmentation, float(confidence_threshold)
         self.compiled = compile
-        self.net_description = describe(net)
-        """Import path and arguments of the network, as the card has them."""
-        self.recipe = "python"
-        """Name of the recipe, as the card has it."""
-        self.card: RunCard | None = None
-        """What is trained, tested or was loaded; known from `setup` or `load_from_checkpoint` on."""
         self.lr: float | None = None
-        """Learning rate in place of the optimizer's own: what Lightning's LearningRateFinder found."""
-        self.example_input_array = torch.zeros(1, 3, 32, 32)
-        self.calibrated = False
-        """Whether weights that are computed from images have been: those of a trained net stay."""
+        """Learning rate found by Lightning's LearningRateFinder, in place of the optimizer's own."""
         self.record = TrainingRecord()
-        self.only_tried = False
-        """Whether one of Lightning's finders is trying rates or batch sizes, which go as far as they get."""
-        self.direct_step: FusedStep | SlicedStep | None = None
-        """Computes a whole step without Lightning's part in it; chosen by `lean`'s loop, where that is faster."""
+        self.test_logits: list[Tensor] = []
+        """Logits `[n, C]` of each batch of the last test: the share of this rank."""
+        self._checked: tuple[Any, ...] = ()
+        self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
+        self._watch: DivergenceWatch | None = None
 
-    @classmethod
-    def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the net
-        cls,
-        checkpoint_path: str | Path | Checkpoint,
-        net: nn.Module | None = None,
-        test_time_augmentation: Views | None = None,
-    ) -> Self:
-        """A trained classifier, on the CPU and ready to predict; `train()` readies it to learn on.
+    @property
+    def datamodule(self) -> CIFAR10DataModule:
+        """The Trainer's."""
+        return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-        Args:
-            checkpoint_path: best.ckpt or last.ckpt of a run, or one that was read already.
-            net: of the checkpoint's class, where that is not one of this project's, torch's or torchvision's.
-            test_time_augmentation: as of the class; by default, what the training was tested with.
+    def check(self, datamodule: CIFAR10DataModule) -> None:
+        """Tries network, loss and optimizer against a data set; a second call for the same ones returns at once.
 
         Raises:
-            UsageError: it is not a checkpoint of ours, or of a net that this version does not have.
-            UserError: it is damaged.
+            UsageError: They don't fit the data or each other.
         """
-        checkpoint = checkpoint_path if isinstance(checkpoint_path, Checkpoint) else read_checkpoint(checkpoint_path)
-        card = checkpoint.card
-        if net is None:
-            check_net(card.net, checkpoint.path)
-        if test_time_augmentation is not None:
-            card = replace(card, test_time_augmentation=test_time_augmentation)
-        try:
-            module = cls(
-                build_net(card.net) if net is None else net,
-                test_time_augmentation=card.test_time_augmentation,
-                confidence_threshold=card.confidence_threshold,
-            )
-            module.load_state_dict(checkpoint.weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            name = card.net["class_path"]
-            raise UsageError(
-                f"--ckpt_path {checkpoint.path} is of a network {name} with other arguments or weights than this one's;"
-                " load it with the version that trained it, or with the network that was trained"
-            ) from error
-        module.calibrated = True
-        module.name_run(card.recipe, card.net)
-        module.card = card
-        module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
-        return module.eval()
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes)
+        if self._checked != parts:
+            # After fit, a compiled network is on the CPU, for which it is not compiled
+            with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+                require_fit(self.net, self.loss, [side for _, side in self.sides], datamodule)
+            self.new_optimizer()
+            self._checked = parts
 
-    def name_run(self, recipe: str, net: Description) -> None:
-        """Sets the recipe's name and the description of the network for the card; the command line knows both best."""
-        self.recipe, self.net_description = recipe, plain(net, "--model.net")
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """Makes the optimizer with the learning rate of the recipe.
+
+        Raises:
+            UsageError: It refuses its arguments.
+        """
+        return new_optimizer(self.make_optimizer, self.parameters())
 
     def make_card(self, data: CIFAR10DataModule) -> RunCard:
         """Returns what trains on these data.
@@ -164,6 +124,7 @@ class LitClassifier(EvaluatedModule):
         optimizer = describe(self.make_optimizer)
         if self.lr is not None:
             optimizer["init_args"]["lr"] = self.lr
+        schedule = self.make_lr_scheduler and describe(self.make_lr_scheduler)
         transform = data.augmentation.transform
         return RunCard(
             recipe=self.recipe,
@@ -178,8 +139,7 @@ class LitClassifier(EvaluatedModule):
             seed=data.seed,
             augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
             optimizer=optimizer,
-            lr_scheduler=self.make_lr_scheduler
-            and describe(self.make_lr_scheduler) | {"interval": self.lr_scheduler_interval},
+            lr_scheduler=schedule and schedule | {"interval": self.lr_scheduler_interval},
             loss=describe(self.loss),
             slice_size=self.slice_size,
             sides=[[*pair] for pair in self.sides],
@@ -188,147 +148,151 @@ class LitClassifier(EvaluatedModule):
         )
 
     def setup(self, stage: str) -> None:
-        """Makes the metrics, once all is known to fit."""
         keep_freed_memory()
-        self.classes, self.mean, self.std = self.datamodule.classes, self.datamodule.mean, self.datamodule.std
-        finders = (LearningRateFinder, BatchSizeFinder)
-        self.only_tried = stage == "fit" and any(isinstance(callback, finders) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
-        check(self, self.datamodule)
-        if stage == "fit" and not self.calibrated:
-            calibrate(self.net, self.datamodule)
-            self.calibrated = True
-        if stage == "fit" and self.compiled:
-            from lit_cifar.training.compiled import compile_net  # imports torch's compiler: 1 s
-
-            compile_net(self.net, self.trainer.strategy.root_device)  # to which the net is moved later
-        self.card = self.make_card(self.datamodule)
-        self.begin_metrics()
-
-    @property
-    def train_loader(self) -> BatchLoader:
-        """The Trainer's."""
-        return cast(BatchLoader, self.trainer.train_dataloader)
-
-    def on_fit_start(self) -> None:
-        """Makes optimizer and schedule again, where one of Lightning's finders has changed what they depend on."""
-        if self.only_tried:
-            self.trainer.strategy.setup_optimizers(self.trainer)
-            self.only_tried = False
-            self.card = self.make_card(self.datamodule)
-
-    def on_train_start(self) -> None:
-        """Starts the clock."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, GradientAccumulationScheduler):  # see begin_epoch, below
-                callback.on_train_epoch_start(self.trainer)
-        steps = -(-self.trainer.num_training_batches // self.trainer.accumulate_grad_batches)
-        self._log_every = min(self.trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
-        self._threads = torch.get_num_threads()
-        self.use_threads(training=True)
-        self._watch = LossWatch()
-        self.record.begin(self.device)
-        begin_epoch(self.net, self.trainer)  # resumed in mid-epoch, on_train_epoch_start is not called
-        for config in self.trainer.lr_scheduler_configs:
-            require_room(config.scheduler, config.interval, self.trainer)
-
-    def on_train_epoch_start(self) -> None:
-        """Chooses order, augmentation and side of this epoch's images."""
-        begin_epoch(self.net, self.trainer)
-        middle = share_done(self.trainer, self.current_epoch + 0.5)
-        sides = [side for share, side in self.sides if share <= middle]
-        epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
-        self.train_loader.set_epoch(epoch, sides[-1] if sides else None)
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss whose gradient, averaged over the devices, is that of the whole batch."""
-        images, labels = batch
-        whole = self.train_loader.images_in_batch(batch_idx)
-        self.record.see(whole)
-        if not len(labels):
-            # This device has no image in the last, short batch, but all must take part in the gradient's exchange.
-            return self(images.new_zeros(1, *images.shape[1:])).sum() * 0
-        largest = -(-whole // self.trainer.world_size)  # share of a device: all take as many slices
-        parts = images.tensor_split(min(len(images), slices(largest, self.slice_size)))
-        logits = torch.cat([self(part) for part in parts])
-        loss = self.loss(logits, labels)
-        self.record.add(count(loss, logits, labels))
-        if self.trainer.world_size == 1:
-            return loss
-        return loss * (len(labels) * self.trainer.world_size / whole)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Steps, and logs before any hook that may write a checkpoint."""
-        super().optimizer_step(*args, **kwargs)
-        self.log_step()
-
-    def log_step(self) -> None:
-        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer."""
-        step = self.global_step + 1
-        if step % EVERY == 0:
-            self._watch.look(self, self.record.loss, step)
-        if self._log_every and step % self._log_every == 0:
-            means = self.record.means(self.trainer, step)
-            require_finite(self, means["train/loss"], step)
-            means["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-            for logger in self.loggers:
-                logger.log_metrics(means, step)
-
-    def use_threads(self, training: bool) -> None:
-        """One for small batches on the CPU, all of them otherwise."""
-        small = self.device.type == "cpu" and self.datamodule.batch_size <= SMALL_BATCH * self.trainer.world_size
-        torch.set_num_threads(1 if training and small else self._threads)
-
-    def on_train_end(self) -> None:
-        """Stops the clock."""
-        self.use_threads(training=False)
-        require_finite_weights(self)
-        self.record.update(self.trainer, self.datamodule.batch_size)
-
-    def on_validation_start(self) -> None:
-        """Validation's batches are large."""
-        if self._in_training:
-            self.use_threads(training=False)
-
-    def on_validation_end(self) -> None:
-        """Training goes on."""
-        if self._in_training:
-            self.use_threads(training=True)
-
-    def new_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer as the recipe has it.
-
-        Raises:
-            UsageError: it refuses its arguments.
-        """
-        try:
-            optimizer = self.make_optimizer(self.parameters())
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(f"--model.optimizer: {error}; give it another value") from error
-        if isinstance(optimizer, torch.optim.SparseAdam):
-            raise UsageError("--model.optimizer SparseAdam is for sparse gradients, which no network here has")
-        return optimizer
+        data = self.datamodule
+        self.classes, self.mean, self.std = data.classes, data.mean, data.std
+        self.check(data)
+        if stage == "fit":
+            self._finding = any(isinstance(callback, FINDERS) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+            if not self.whitened:
+                whiten(self.net, data)
+                self.whitened = True
+            if self.compiled:
+                compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
+        self.card = self.make_card(data)
+        self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:
-        """The optimizer, and the schedule if there is one."""
         optimizer = self.new_optimizer()
+        if isinstance(optimizer, Muon):
+            optimizer.use_precision(str(self.trainer.precision))
         if self.lr is not None:
             for group in optimizer.param_groups:
                 group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        try:
-            scheduler = self.make_lr_scheduler(optimizer)
-            fit_schedule(scheduler, self.lr_scheduler_interval, self.trainer)
-        except (TypeError, ValueError, ZeroDivisionError) as error:
-            raise UsageError(f"--model.lr_scheduler: {error}; give it another value") from error
+        scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
+    def on_fit_start(self) -> None:
+        if self._finding:  # what was found changes optimizer, schedule and card
+            self.trainer.strategy.setup_optimizers(self.trainer)
+            self._finding = False
+            self.card = self.make_card(self.datamodule)
+
+    def on_train_start(self) -> None:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):  # see _begin_epoch, below
+                callback.on_train_epoch_start(self.trainer)
+        self._watch = None if self._finding else DivergenceWatch(self.trainer, self.net, self.loss)
+        self.record.begin(self.trainer, self.device)
+        self._begin_epoch()  # on_train_epoch_start is not called if a run resumes in mid-epoch
+        for config in self.trainer.lr_scheduler_configs:
+            require_room(config.scheduler, config.interval, self.trainer)
+
+    def _begin_epoch(self) -> None:
+        if begin := getattr(self.net, "begin_epoch", None):
+            begin(share_done(self.trainer, self.current_epoch))
+
+    @property
+    def _train_loader(self) -> BatchLoader:
+        return cast(BatchLoader, self.trainer.train_dataloader)
+
+    def on_train_epoch_start(self) -> None:
+        self._begin_epoch()
+        middle = share_done(self.trainer, self.current_epoch + 0.5)
+        sides = [side for share, side in self.sides if share <= middle]
+        epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
+        self._train_loader.set_epoch(epoch, sides[-1] if sides else None)
+
+    def share(self, batch: Batch, batch_idx: int) -> Share:
+        """Returns the Share that this process has of a training batch."""
+        whole = self._train_loader.images_in_batch(batch_idx)
+        return take_share(batch, whole, self.trainer.world_size, self.slice_size)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns the loss whose gradient, averaged over the devices, is that of the whole batch."""
+        share = self.share(batch, batch_idx)
+        logits = torch.cat([self(part) for part in share.images.tensor_split(share.slices)])
+        loss = self.loss(logits, share.labels)
+        self.record.add(share, count(loss, logits, share.labels))
+        if not share.mine:  # every weight needs a gradient to exchange; that of the loss may be NaN
+            return (logits.sum() + sum(weight.sum() for weight in self.parameters() if weight.requires_grad)) * 0
+        return loss * share.weight(self.trainer.world_size)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.log_step()  # before any hook that may write a checkpoint
+
+    def log_step(self) -> None:
+        """Checks and logs what the last steps did."""
+        self.record.log(self.trainer, self.global_step + 1, self._watch)
+
+    def on_train_end(self) -> None:
+        self._update_record()
+        self._watch = None
+
+    def _update_record(self) -> None:
+        if self._watch:
+            self._watch.require_finite_weights()
+        self.record.update(self.trainer, self.datamodule.batch_size)
+
+    @property
+    def _in_training(self) -> bool:
+        return self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._count(batch, self.val_metrics, self)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            self.val_metrics.reset()
+            return
+        self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
+        if self._in_training:
+            self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
+
+    def on_test_epoch_start(self) -> None:
+        self.test_logits.clear()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.test_logits.append(self._count(batch, self.test_metrics, self.mean_logits))
+
+    def on_test_epoch_end(self) -> None:
+        # one step after the last of training: a run resumed from its end drops these points and logs them again
+        self.test_results = self._log_metrics("test", self.test_metrics, self.record.trained["steps"] + 1)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Returns probabilities `[B, C]`."""
+        return self.mean_logits(batch[0]).softmax(1)
+
+    def _count(self, batch: Batch, metrics: MetricCollection, net: Callable[[Tensor], Tensor]) -> Tensor:
+        images, labels = batch
+        if not len(labels):
+            return images.new_empty(0, len(self.classes))  # an empty share of the last, short batch
+        logits = net(images).float()
+        metrics["loss"].update(self.loss(logits, labels), weight=len(labels))
+        metrics["confusion_matrix"].update(logits, labels)
+        return logits
+
+    def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
+        values = evaluation.computed(metrics)
+        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
+        per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
+        named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
+        if self._in_training:
+            self.log_dict(named, logger=False)
+            for logger in self.loggers:
+                logger.log_metrics({name: float(value) for name, value in named.items()}, step)
+        else:  # what Trainer.test and Trainer.validate return; Lightning reads the step to log at from `step`
+            self.log_dict(named | {"step": torch.tensor(float(step))})
+        return values
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what `test` needs to build net and data again, and what `fit` needs to go on bit for bit."""
+        """Adds what `test` needs to build network and data, and what `fit` needs to go on bit for bit."""
         if self.trainer.state.fn == "fit":
-            require_finite_weights(self)
-            self.record.update(self.trainer, self.datamodule.batch_size)
+            self._update_record()
         assert self.card is not None
         checkpoint[KEY] = {
             "card": self.card.as_dict(),
@@ -337,7 +301,7 @@ class LitClassifier(EvaluatedModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the state of the run that wrote the checkpoint."""
+        """Restores the state of the run that wrote the checkpoint."""
         card = RunCard.from_dict(checkpoint[KEY]["card"])
         if tuple(card.classes) != self.datamodule.classes:
             raise UsageError(
@@ -347,9 +311,9 @@ class LitClassifier(EvaluatedModule):
             )
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             assert self.card is not None
-            now = {name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)}
-            self.card = replace(card, **now)
+            names = ("dataset", "images", "test_time_augmentation", "confidence_threshold")
+            self.card = replace(card, **{name: getattr(self.card, name) for name in names})
         self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
-        own = self.state_dict().keys()  # a loss may have weights; another may be measured with
+        own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test
         weights = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: weights[name] for name in weights if name.startswith("net.") or name in own}

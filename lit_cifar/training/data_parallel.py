@@ -1,7 +1,6 @@
-"""The tutorial's data-parallel demonstration: who computes which part of a batch.
+"""The data-parallel demonstration of PyTorch's tutorial: which device computes which share of a batch.
 
-A batch of 30 vectors is split over the devices as DataParallel split it; each reports the size of its part, and the
-first prints them in the order of the ranks. https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html
+https://docs.pytorch.org/tutorials/beginner/blitz/data_parallel_tutorial.html
 """
 
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from lit_cifar.errors import UsageError
 
 
 class RandomVectors(pl.LightningDataModule):
-    """Random vectors, the whole batch on every device.
+    """Batches of random vectors, whole on every device.
 
     Args:
         length: Number of vectors.
@@ -27,25 +26,22 @@ class RandomVectors(pl.LightningDataModule):
     def __init__(self, length: int = 100, size: int = 5, batch_size: int = 30) -> None:
         super().__init__()
         if batch_size < 1:
-            raise UsageError(f"--data.batch_size {batch_size} must be at least 1")
+            raise UsageError("value-out-of-range", f"--data.batch_size {batch_size} must be at least 1")
         self.vectors = torch.randn(length, size, generator=torch.Generator().manual_seed(0))
         self.batch_size = batch_size
 
     def train_dataloader(self) -> "RandomVectors":
-        """The batches: this object itself (Lightning takes a plain list for several loaders)."""
-        return self
+        return self  # Lightning takes a plain list for several loaders
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Whole batches, the last, short one included."""
         return iter(self.vectors.split(self.batch_size))
 
     def __len__(self) -> int:
-        """Number of batches."""
         return len(self.vectors.split(self.batch_size))
 
 
 class Demonstration(pl.LightningModule):
-    """Sends its share of each batch through the model and tells the sizes; nothing is learned.
+    """Sends a share of each batch through the network and prints the sizes; learns nothing.
 
     Args:
         net: Turns vectors [N, 5] into [N, 2].
@@ -57,7 +53,6 @@ class Demonstration(pl.LightningModule):
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Prints the sizes inside the model on each device, and outside of it."""
         part = batch[share(len(batch), self.trainer.global_rank, self.trainer.world_size)]
         output = self.net(part)
         sizes = torch.tensor([*part.shape, *output.shape], device=self.device)
@@ -69,4 +64,4 @@ class Demonstration(pl.LightningModule):
             print(f"Outside: input size {list(batch.shape)} output size [{total}, {inside[0][3]}]")
 
     def configure_optimizers(self) -> None:
-        """None: nothing is learned."""
+        """Returns nothing, because nothing is learned."""

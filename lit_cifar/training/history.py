@@ -1,4 +1,4 @@
-"""TrainingRecord: what a training has come to, over all its interruptions and devices; checkpoints carry it."""
+"""TrainingRecord: curves and counts of a training, over all its interruptions and devices; checkpoints hold it."""
 
 import time
 from typing import Any
@@ -7,70 +7,85 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from lit_cifar.training.callbacks.divergence import CHECKED_EVERY, DivergenceWatch
+from lit_cifar.training.step import Share
+
 
 class TrainingRecord:
-    """Curves, counts, and what was summed up since the last logging.
+    """Curves, counts, and sums since the last logging.
 
-    Sums are kept in one tensor, and read when they are logged: 0.02 ms a step, where self.log and a torchmetrics
-    accuracy take 1 ms.
+    Sums are kept in one tensor that is read only for logging: 0.02 ms a step; self.log and a torchmetrics accuracy take
+    1 ms.
     """
 
     def __init__(self) -> None:
         self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
-        """What was logged: (step, value)."""
+        """Points that were logged: (step, value)."""
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
-        """Of the training so far; seconds are wall time of the loop with its validation."""
-        self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of right answers
+        """Totals of the training so far; seconds are wall time of the loop, validation included."""
+        self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions
         self._images = 0  # since the last logging, over all devices
-        self._rng: dict[str, Tensor] | None = None  # to go on with, such as dropout's
+        self._rng: dict[str, Tensor] | None = None  # states to go on with, for dropout
         self._started: float | None = None
+        self._log_every: int | float = 0
 
-    def begin(self, device: torch.device) -> None:
-        """Starts the clock, on the device that trains."""
+    def begin(self, trainer: Trainer, device: torch.device) -> None:
+        """Starts the clock on the device that trains, and restores the random states of a resumed run."""
         self._started = time.perf_counter() - self.trained["seconds"]
-        # in float64, sums don't depend on their order; mps has none
+        steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
+        self._log_every = min(trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
+        # in float64, sums hardly depend on their order; mps has none
         self._sums = self._sums.to(device, torch.float32 if device.type == "mps" else torch.float64)
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"])
             if device.type == "cuda" and "cuda" in self._rng:
                 torch.cuda.set_rng_state(self._rng["cuda"], device)
 
-    def see(self, images: int) -> None:
-        """Notes that all devices together train on so many images."""
-        self._images += images
-        self.trained["images"] += images
+    def add(self, share: Share, counts: Tensor) -> None:
+        """Adds the `count` of this rank's share of a batch; the black image of an empty share does not count."""
+        self._images += share.whole
+        self.trained["images"] += share.whole
+        if share.mine:
+            self._sums += counts
 
-    def add(self, counts: Tensor) -> None:
-        """Notes a step's sum of losses and number of right answers, `[2]`, on this rank."""
-        self._sums += counts
-
-    @property
-    def loss(self) -> Tensor:
-        """The sum of losses since the last logging, on this rank's device."""
-        return self._sums[0]
-
-    def means(self, trainer: Trainer, step: int) -> dict[str, float]:
-        """Loss and accuracy since the last call, over all devices; the loss becomes a point of its curve."""
+    def means(self, trainer: Trainer) -> dict[str, float]:
+        """Returns loss and accuracy since the last call, over all devices."""
         loss, right = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
         means = {"train/loss": loss / self._images, "train/accuracy": right / self._images}
-        self.curves["train/loss"].append((step, means["train/loss"]))
         self._sums.zero_()
         self._images = 0
         return means
 
+    def log(self, trainer: Trainer, step: int, watch: DivergenceWatch | None) -> None:
+        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer; checks the losses before that.
+
+        Raises:
+            DivergedError: A loss is not finite.
+        """
+        if watch and step % CHECKED_EVERY == 0:
+            watch.look(self._sums[0], step)
+        if not self._log_every or step % self._log_every:
+            return
+        means = self.means(trainer)
+        if watch:
+            watch.require_finite_loss(means["train/loss"], step)
+        self.curves["train/loss"].append((step, means["train/loss"]))
+        for logger in trainer.loggers:
+            logger.log_metrics(means | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
+
     def update(self, trainer: Trainer, batch_size: int) -> None:
-        """Notes how far the training is."""
+        """Updates the totals of the training."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
         self.trained |= {
             "epochs": round(batches / trainer.num_training_batches, 2),
             "steps": trainer.global_step,
             "batch_size": batch_size,
         }
-        if self._started is not None:  # Lightning's finders write a checkpoint before the training begins
+        if self._started is not None:  # Lightning's finders write a checkpoint before the training starts
             self.trained["seconds"] = time.perf_counter() - self._started
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
-        """All of it, from every rank. Call it on all of them."""
+        """Returns the state of all ranks; call it on all of them."""
         device = trainer.strategy.root_device
         rng = {"cpu": torch.get_rng_state()}
         if device.type == "cuda":
@@ -79,14 +94,14 @@ class TrainingRecord:
         if trainer.world_size > 1:
             here, ranks = ranks[0], [{}] * trainer.world_size
             torch.distributed.all_gather_object(ranks, here)
-        # as tensors: pickling 10,000 points as tuples took longer than training on a short epoch
+        # as tensors: pickling 10,000 points as tuples took longer than a short epoch
         curves = {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.curves.items()}
         return {"curves": curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on where `state_dict` was taken.
 
-        Sums go to the rank that they come from, or where the number of devices has changed, to the first.
+        Sums go to the rank that they come from or, if the number of devices has changed, to the first one.
         """
         curves = {name: torch.as_tensor(curve, dtype=torch.float64).tolist() for name, curve in state["curves"].items()}
         self.curves = {name: [(int(step), value) for step, value in curve] for name, curve in curves.items()}

@@ -6,33 +6,51 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.training.precision import fast_precision
+from lit_cifar.errors import UsageError
 
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # steepest at zero: singular values end between 0.5 and 1.5, near enough to 1
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients as steep as possible at zero; singular values end between 0.5 and 1.5, which is close enough to 1."""
+
+
+def new_optimizer(make: Callable[..., torch.optim.Optimizer], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Makes an optimizer.
+
+    Raises:
+        UsageError: It refuses its arguments, or is for sparse gradients.
+    """
+    try:
+        optimizer = make(weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
+    return optimizer
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update is made orthogonal for filters; SGD with Nesterov momentum for all else.
+    """Momentum with orthogonal updates for filters; SGD with Nesterov momentum for all other weights.
 
-    Keller Jordan, "Muon" (2024, https://kellerjordan.github.io/posts/muon/), as he uses it on CIFAR-10: a filter
-    bank is scaled to a fixed norm before each step, and weight decay is left to the other weights. The rates of
-    matrices and vectors are for a mean loss of logits that the net divides by its width, hence so large.
+    Keller Jordan, "Muon" (2024, https://kellerjordan.github.io/posts/muon/), as he uses it on CIFAR-10: a filter bank
+    is scaled to a fixed norm before each step, and only the other weights decay. The rates of matrices and vectors are
+    large because the speedrun network divides its logits by its width.
 
     Args:
-        params: Weights, or groups of them with options of their own, in which `lr` overrides the learning rate of
-            filters, matrices and vectors alike. Filters are weights of three dimensions and more, such as a
+        params: Weights, or groups of them with options of their own; the `lr` of a group overrides the learning rate of
+            filters, matrices and vectors alike. Filters are weights of three or more dimensions, such as a
             convolution's; matrices have two; vectors have one or none.
         lr: Learning rate of filters.
         momentum: Of filters.
         head_lr: Learning rate of matrices.
         bias_lr: Learning rate of vectors.
         sgd_momentum: Of matrices and vectors.
-        weight_decay: Of matrices and vectors, not multiplied by their learning rate.
+        weight_decay: Of matrices and vectors; independent of their initial learning rate.
         steps: Newton-Schulz iterations.
 
     Raises:
-        ValueError: a rate is negative, or a momentum not from 0 to 1.
+        ValueError: A rate is negative, or a momentum is not from 0 to 1.
     """
+
+    _precision: torch.dtype | None = None
 
     def __init__(
         self,
@@ -66,9 +84,16 @@ class Muon(torch.optim.Optimizer):
                 )
         super().__init__(split, {})
 
+    def use_precision(self, precision: str) -> None:
+        """Makes filters orthogonal in the precision of a Trainer: bf16 takes a third of float32's time.
+
+        Args:
+            precision: One of Lightning's, such as `bf16-mixed`; all but bf16 leave the filters in their own.
+        """
+        self._precision = torch.bfloat16 if precision.startswith("bf16") else None
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Updates all weights."""
         with torch.enable_grad():
             loss = closure() if closure else None
         for group in self.param_groups:
@@ -87,18 +112,21 @@ class Muon(torch.optim.Optimizer):
                     weight.mul_(len(weight) ** 0.5 / weight.norm())
                     if update.is_contiguous(memory_format=torch.channels_last):  # as a matrix, without a copy
                         update, weight = update.permute(0, 2, 3, 1), weight.permute(0, 2, 3, 1)
-                    update = orthogonal(update.flatten(1), group["steps"]).view_as(weight)
+                    update = orthogonal(update.flatten(1), group["steps"], self._precision).view_as(weight)
                 weight.sub_(update, alpha=group["lr"])
         return loss
 
 
-def orthogonal(matrix: Tensor, steps: int) -> Tensor:
-    """`[m, n]` like `matrix`, but with all singular values near 1, by Newton-Schulz iteration.
+def orthogonal(matrix: Tensor, steps: int, precision: torch.dtype | None = None) -> Tensor:
+    """Returns `[m, n]` like `matrix`, but with all singular values near 1, by Newton-Schulz iteration.
 
-    It multiplies in bf16 where the device is fast at that, a third of float32's time.
+    Args:
+        matrix: `[m, n]`.
+        steps: Number of iterations.
+        precision: Type of the numbers that are multiplied; by default, the matrix's own.
     """
     a, b, c = NEWTON_SCHULZ
-    x = matrix.bfloat16() if fast_precision(matrix.device) == "bf16-mixed" else matrix
+    x = matrix.to(precision or matrix.dtype)
     x = x / (matrix.norm() + 1e-7)
     if len(x) > x.shape[1]:
         x = x.T

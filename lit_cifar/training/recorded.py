@@ -1,9 +1,9 @@
 """A small batch's forward, loss and backward as one straight line of aten operations, recorded once.
 
-At batch 4 on a CPU, the tutorial's net spends half of its step in autograd's and Python's bookkeeping and in oneDNN's
-setting up of convolutions that are over in a moment. torch's own tracer, make_fx, records what a step computes; what
-remains is called in the recorded order, without either: 0.75 ms instead of 1.3 ms, the same operations on the same
-numbers but for the convolutions' order of summation.
+At batch 4 on a CPU, the tutorial's network spends half of its step in the bookkeeping of autograd and Python and in
+oneDNN's preparation of convolutions that are over in a moment. torch's own tracer, make_fx, records what a step
+computes; the operations are then called in the recorded order without either: 0.75 ms instead of 1.3 ms. The numbers
+are the same but for the order in which convolutions sum.
 """
 
 import operator
@@ -17,60 +17,55 @@ from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.graph import CodeGen
 
-from lit_cifar.training.exchange import Exchange
+from lit_cifar.training.step import DirectStep, GradientExchange, Loss, Share, count
 
-SMALL_BATCH = 8
-"""Images up to which a batch is small: one CPU thread is then as fast as two, since the work is so little."""
 SMALL_WEIGHT = 10_000
 """Numbers in a convolution's weight up to which torch's own kernel (unfold, multiply) beats oneDNN on a small batch."""
 
 aten = torch.ops.aten
 
 
-class FusedStep:
-    """Computes loss and gradients of small batches, and lets the optimizer step.
+class RecordedStep(DirectStep):
+    """A step that is recorded at the first batch of each shape.
 
     Args:
-        net: its forward must run the same operations each time; see `can_record`.
-        loss: mean loss of logits `[N, C]` and labels `[N]`.
-        optimizer: any that steps without a closure.
-        exchange: of gradients with other processes.
+        net: Its forward must run the same operations each time; see `can_record`.
+        loss: Mean loss of logits `[N, C]` and labels `[N]`.
+        optimizer: Any that steps without a closure.
+        exchange: Of gradients, if there are other processes.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
-        exchange: Exchange | None = None,
+        exchange: GradientExchange | None = None,
     ) -> None:
-        self._net, self._loss, self._optimizer, self._exchange = net, loss, optimizer, exchange
+        super().__init__(net, loss, optimizer, exchange)
         self._names, self._weights = zip(*net.named_parameters(), strict=True)
         self._recorded: dict[torch.Size, Callable[..., tuple[Tensor, ...]]] = {}
 
     def serves(self, net: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether it trains these, and none of the net's weights was put in another's place."""
+        """Returns whether it trains these, and none of the network's weights has been replaced."""
         weights = tuple(net.parameters())
-        return self._net is net and self._optimizer is optimizer and all(map(operator.is_, weights, self._weights))
+        return self.net is net and self.optimizer is optimizer and all(map(operator.is_, weights, self._weights))
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
-        run = self._recorded.get(images.shape) or self._record(images, labels)
-        loss, counts, *gradients = run(images, labels, *self._weights)
+    def backward(self, share: Share) -> tuple[Tensor, Tensor]:
+        """Computes the gradient of the share's mean loss; returns the loss and its `count`."""
+        run = self._recorded.get(share.images.shape) or self._record(share.images, share.labels)
+        loss, counts, *gradients = run(share.images, share.labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
-        if self._exchange is not None:
-            self._exchange(share)
-        self._optimizer.step()
         return loss, counts
 
     def _record(self, images: Tensor, labels: Tensor) -> Callable[..., tuple[Tensor, ...]]:
-        with torch.random.fork_rng(devices=[]):  # recorded again after resuming, dropout must not lose its place
+        with torch.random.fork_rng(devices=[]):  # dropout must not lose its place when a resumed run records again
             graph = make_fx(self._step)(images, labels, *self._weights)
         _drop_aliases(graph.graph)
         _replace_convolutions(graph.graph)
-        graph.graph.set_codegen(CodeGen())  # in place of make_fx's, which packs and unpacks all arguments each time
+        graph.graph.set_codegen(CodeGen())  # make_fx's packs and unpacks all arguments each time
         graph.graph.lint()
         graph.recompile()
         self._recorded[images.shape] = graph.forward
@@ -79,21 +74,15 @@ class FusedStep:
     @torch.enable_grad()
     def _step(self, images: Tensor, labels: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
         weights = tuple(weight.detach().requires_grad_() for weight in weights)
-        logits = functional_call(self._net, dict(zip(self._names, weights, strict=True)), (images,))
-        loss = self._loss(logits, labels)
+        logits = functional_call(self.net, dict(zip(self._names, weights, strict=True)), (images,))
+        loss = self.loss(logits, labels)
         return loss.detach(), count(loss, logits, labels), *torch.autograd.grad(loss, weights)
 
 
-@torch.no_grad()
-def count(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """`[2]`: the sum of a batch's losses, and the number of right answers."""
-    return torch.stack((loss.float() * len(labels), (logits.argmax(1) == labels).sum()))
-
-
 def can_record(net: nn.Module) -> bool:
-    """Whether `net` says that its forward always runs the same operations (`traceable = True`), and hides nothing.
+    """Returns whether `net` declares that its forward always runs the same operations (`traceable = True`).
 
-    Buffers, such as those of batch normalisation, would be changed in the recording; hooks would not be called.
+    It must have no buffers, such as those of batch normalisation, and no hooks: a recording would lose both.
     """
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return (
@@ -105,7 +94,7 @@ def can_record(net: nn.Module) -> bool:
 
 
 def _drop_aliases(graph: Graph) -> None:
-    """Takes out what only renames a tensor, or turns it twice: a fifth of all calls."""
+    """Removes operations that only rename a tensor or transpose it twice: a fifth of all calls."""
     for node in list(graph.nodes):
         if node.target in (aten.alias.default, aten.detach.default):
             node.replace_all_uses_with(node.args[0])
@@ -115,7 +104,7 @@ def _drop_aliases(graph: Graph) -> None:
 
 
 def _replace_convolutions(graph: Graph) -> None:
-    """Puts torch's own kernels in oneDNN's place where the weight is small."""
+    """Replaces oneDNN's convolutions by torch's own kernels if the weight is small."""
     for node in list(graph.nodes):
         if node.target is aten.convolution.default:
             images, weight, bias, stride, padding, dilation, transposed, _, groups = node.args

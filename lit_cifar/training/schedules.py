@@ -1,46 +1,151 @@
-"""Schedules that torch does not have."""
+"""A schedule that torch does not have, and how long a training is: schedules get their length when they are made."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from lit_cifar.errors import UsageError
 
 
 class LinearToZero(LRScheduler):
-    """Lets every learning rate fall in a straight line to 0 at the end of training, and rise from 0 before.
+    """Lets every learning rate fall in a straight line to 0 at the end of training, perhaps after a rise from 0.
 
-    With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as in David Page's "How to train
-    your ResNet".
+    With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as David Page uses it ("How to train your
+    ResNet").
 
     Args:
-        optimizer: Whose rates fall.
-        total_steps: Steps of the training; by default, as many as it has, also where it is resumed and prolonged.
-        rise: Share of the training in which the rates rise.
+        optimizer: The optimizer whose rates fall.
+        total_steps: Number of steps until 0; by default, LitClassifier passes the length of the training.
+        rise: Share of the training in which the rates rise, from 0 to 1.
 
     Raises:
-        ValueError: `rise` is not from 0 to 1.
+        ValueError: `rise` is out of range, or `total_steps` is missing.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int | None = None, rise: float = 0.0) -> None:
         if not 0 <= rise < 1:
             raise ValueError(f"rise {rise} must be from 0 to 1")
+        if total_steps is None:
+            raise ValueError(
+                "it needs total_steps, since the length of the training is unknown; set --trainer.max_epochs, or"
+                " --model.lr_scheduler.init_args.total_steps"
+            )
         self.total_steps, self.rise = total_steps, rise
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
-        """The rates of this step."""
-        if self.total_steps is None:
-            share = 1.0
-        else:
-            top = self.rise * self.total_steps
-            left = (self.total_steps - self.last_epoch) / max(1, self.total_steps - top)
-            share = max(0.0, min(1.0, left, (self.last_epoch + 1) / (top + 1)))
+        """Returns the rates of this step."""
+        top = self.rise * self.total_steps
+        left = (self.total_steps - self.last_epoch) / max(1, self.total_steps - top)
+        share = max(0.0, min(1.0, left, (self.last_epoch + 1) / (top + 1)))
         return [float(rate) * share for rate in self.base_lrs]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there; how long the training is now, it has been told anew."""
+        """Goes on where `state_dict` was taken, but with the length that this schedule was made for."""
         super().load_state_dict(state_dict | {"total_steps": self.total_steps, "rise": self.rise})
-        if self.total_steps is not None:
-            self._last_lr = [*self.get_lr()]
-            for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-                group["lr"] = rate  # of the next step, which is another where the length is
+        self._last_lr = [*self.get_lr()]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate  # of the next step, which differs if the length does
+
+
+def make_schedule(
+    make: Callable[..., Any], optimizer: torch.optim.Optimizer, interval: str, trainer: pl.Trainer
+) -> Any:
+    """Makes a schedule; one that takes `total_steps` and was given none gets the length of the training.
+
+    Args:
+        make: Makes the schedule of an optimizer: a class, a function, or a partial of one.
+        optimizer: Whose rates it sets.
+        interval: Whether the schedule advances every `step` or every `epoch`.
+        trainer: Whose training it is for.
+
+    Raises:
+        UsageError: It refuses its arguments, ends before the training, or goes by a validation that there won't be.
+    """
+    given = make.keywords if isinstance(make, partial) else {}
+    takes_length = "total_steps" in {**inspect.signature(make).parameters, **given}
+    has_length = any(given.get(name) is not None for name in ("total_steps", "epochs"))  # OneCycleLR multiplies epochs
+    length = _length(trainer, interval)
+    options = {"total_steps": length} if takes_length and not has_length and length else {}
+    try:
+        scheduler = make(optimizer, **options)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
+    if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
+        raise UsageError(
+            "schedule-refused",
+            "--model.lr_scheduler ReduceLROnPlateau goes by the validation, which happens once an epoch;"
+            " leave --model.lr_scheduler_interval at epoch",
+        )
+    validates = trainer.datamodule.val_size and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1  # type: ignore[attr-defined]
+    if isinstance(scheduler, ReduceLROnPlateau) and not validates:
+        raise UsageError(
+            "schedule-refused",
+            "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; hold images out with"
+            " --data.val_size, and leave --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1",
+        )
+    require_room(scheduler, interval, trainer)
+    return scheduler
+
+
+def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
+    """Refuses a schedule, perhaps loaded from a checkpoint, that has fewer steps than the training.
+
+    Raises:
+        UsageError: It has; torch would only raise at the first step too many.
+    """
+    if not isinstance(scheduler, OneCycleLR):
+        return
+    length = _length(trainer, interval)
+    if length is not None and interval == "step" and trainer.max_steps != -1:
+        length = min(length, trainer.max_steps)
+    if length is not None and scheduler.total_steps < length:
+        remedy = (
+            "a training that began with it can't be made longer; start a new one without --ckpt_path and --resume"
+            if scheduler.last_epoch
+            else f"set --model.lr_scheduler.init_args.total_steps {length}"
+        )
+        raise UsageError(
+            "schedule-refused",
+            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, the training {length:,}; {remedy}",
+        )
+
+
+def share_done(trainer: pl.Trainer, epoch: float) -> float:
+    """Returns the share of the training, from 0 to 1, that is done in `epoch`: 2.5 is the middle of the third."""
+    if epochs := _length(trainer, "epoch"):
+        return epoch / epochs
+    if steps := _length(trainer, "step"):
+        return min(1.0, epoch * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches) / steps)
+    return 0.0
+
+
+def _length(trainer: pl.Trainer, interval: str) -> int | None:
+    """Returns the epochs or steps of a training, if known.
+
+    Steps are those of all epochs even if `max_steps` ends the training earlier; without `max_epochs`, `max_steps`.
+    """
+    epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
+    if interval == "epoch":
+        return epochs
+    if epochs is None:
+        return None if trainer.max_steps == -1 else trainer.max_steps
+    scheduler = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
+    if scheduler is None:
+        return epochs * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches)
+    accumulated = map(scheduler.get_accumulate_grad_batches, range(epochs))
+    return sum(_steps_of_an_epoch(trainer, batches) for batches in accumulated)
+
+
+def _steps_of_an_epoch(trainer: pl.Trainer, accumulated: int) -> int:
+    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front."""
+    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
+    batches = -(-len(data.split()[0]) // data.batch_size)
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    return -(-batches // accumulated)

@@ -1,61 +1,155 @@
-"""A step without Lightning's part in it: forward, backward, and the optimizer; of large batches slice by slice.
+"""One step of training: forward, loss, backward, optimizer.
 
-A convolutional net at batch 2,000 spends a third of its time moving activations to memory and back; slices of 250
-stay in the cache and save most of that. Batch normalisation sees a slice at a time ("ghost batches", Hoffer et al.,
-arXiv 1705.08741).
+A batch is shared out over processes, and each share goes through the network in slices. What a share weighs and what is
+counted of it stands here once: Lightning's own loop (`LitClassifier.training_step`), `DirectStep` and `RecordedStep`
+(recorded.py) all use it.
+
+Slices save time on a CPU: at batch 2,000 a convolutional network spends a third of its time moving activations to
+memory and back, and slices of 250 stay in the cache. Batch normalisation sees one slice at a time ("ghost batches",
+Hoffer et al., arXiv 1705.08741).
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.training.exchange import Exchange
-from lit_cifar.training.recorded import count
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+FIRST_MESSAGE = 2**20
+"""Bytes of gradients that DistributedDataParallel sends in its first message."""
 
 
-def slices(images: int, size: int) -> int:
-    """The number of slices of a batch: as even as can be, for a small rest would be a poor sample of the batch."""
-    return -(-images // size) if size else 1
+class Share(NamedTuple):
+    """The part of a batch that one process trains on."""
+
+    images: Tensor
+    """`[n, 3, H, W]`; a single black image if the share is empty, because every process must exchange gradients."""
+    labels: Tensor
+    """int64 `[n]`."""
+    mine: int
+    """Number of images in the share; 0 if it is empty."""
+    whole: int
+    """Number of images in the batch, over all processes."""
+    slices: int
+    """Number of parts in which the images go through the network."""
+
+    def weight(self, processes: int = 1) -> float:
+        """Returns the weight of the share's mean loss in that of the batch.
+
+        Args:
+            processes: If gradients are averaged over processes rather than summed, their number.
+        """
+        return self.mine * processes / self.whole
 
 
-class SlicedStep:
-    """Computes loss and gradients slice by slice, and lets the optimizer step.
+def take_share(batch: Batch, whole: int, processes: int = 1, slice_size: int = 0) -> Share:
+    """Makes a Share of the part of a batch that this process has loaded.
 
     Args:
-        net: turns images `[N, 3, H, W]` into logits `[N, C]`.
-        loss: mean loss of logits and labels `[N]`.
-        optimizer: any that steps without a closure.
-        size: images in a slice, at most.
-        context: of forward passes, such as autocast.
-        exchange: of gradients with other processes.
+        batch: Images and labels of this process, perhaps none.
+        whole: Number of images over all processes.
+        processes: Number of processes.
+        slice_size: Largest number of images in a slice; 0 for a single slice. Slices are as even as possible, because a
+            small one would be a poor sample of the batch. All processes take the same number of them.
+    """
+    images, labels = batch
+    mine = len(labels)
+    if not mine:
+        images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+    largest_share = -(-whole // processes)
+    slices = min(len(labels), -(-largest_share // slice_size)) if slice_size else 1
+    return Share(images, labels, mine, whole, slices)
+
+
+@torch.no_grad()
+def count(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[2]`: the sum of the losses, and the number of correct predictions."""
+    return torch.stack((loss.float() * len(labels), (logits.argmax(1) == labels).sum()))
+
+
+class GradientExchange:
+    """Makes the gradient of every process that of the whole batch, with one message.
+
+    DistributedDataParallel begins to send while the backward pass still runs, which pays for large networks. A network
+    whose gradients fit into its first message gains nothing and pays for threads, hooks and copies: 5 ms of a step of
+    36 ms on two cores.
+
+    Args:
+        weights: Of network and loss, the same on every process.
+    """
+
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+        self._weights = [weight for weight in weights if weight.requires_grad]
+
+    def __call__(self, weight: float) -> None:
+        """Replaces the gradients by their sum over all processes, each times the weight of its share."""
+        weights = [each for each in self._weights if each.grad is not None]
+        flat = torch.cat([each.grad.flatten() for each in weights if each.grad is not None])
+        flat = flat.mul_(weight) if weight else flat.zero_()  # the loss of a black image may be NaN, and NaN * 0 is NaN
+        torch.distributed.all_reduce(flat)
+        for each, gradient in zip(weights, flat.split([each.numel() for each in weights]), strict=True):
+            each.grad = gradient.view_as(each)
+
+
+def fits_one_message(net: nn.Module) -> bool:
+    """Returns whether GradientExchange serves a network: few weights, and no buffers to keep the same everywhere."""
+    return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
+
+
+class DirectStep:
+    """A step without Lightning's part in it.
+
+    Args:
+        net: Turns images `[N, 3, H, W]` into logits `[N, C]`.
+        loss: Mean loss of logits and labels `[N]`.
+        optimizer: Any that steps without a closure.
+        exchange: Of gradients, if there are other processes.
+        context: Of forward passes, such as autocast.
     """
 
     def __init__(
         self,
         net: nn.Module,
-        loss: Callable[[Tensor, Tensor], Tensor],
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
-        size: int,
-        context: Callable[[], AbstractContextManager[None]],
-        exchange: Exchange | None = None,
+        exchange: GradientExchange | None = None,
+        context: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._net, self._loss, self._optimizer = net, loss, optimizer
-        self._size, self._context, self._exchange = size, context, exchange
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self._exchange, self._context = exchange, context
 
-    def __call__(self, images: Tensor, labels: Tensor, share: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Trains on `share` of a batch: its mean loss, and `[2]` the sum of losses and the number of right answers."""
-        self._optimizer.zero_grad()
-        counts = torch.zeros(2, device=images.device)
-        number = slices(len(labels), self._size)
-        for part, part_labels in zip(images.tensor_split(number), labels.tensor_split(number), strict=True):
-            with self._context():
-                logits = self._net(part)
-                loss = self._loss(logits, part_labels)
-            (loss * (len(part_labels) / len(labels))).backward()
-            counts += count(loss, logits, part_labels)
+    def __call__(self, share: Share) -> tuple[Tensor, Tensor]:
+        """Trains on a share; returns its mean loss and its `count`."""
+        loss, counts = self.backward(share)
         if self._exchange is not None:
-            self._exchange(share)
-        self._optimizer.step()
-        return counts[0] / len(labels), counts
+            self._exchange(share.weight())
+        self.optimizer.step()
+        return loss, counts
+
+    def backward(self, share: Share) -> tuple[Tensor, Tensor]:
+        """Computes the gradient of the share's mean loss, slice by slice; returns the loss and its `count`."""
+        self.optimizer.zero_grad()
+        counts = torch.zeros(2, device=share.images.device)
+        slices = (tensor.tensor_split(share.slices) for tensor in (share.images, share.labels))
+        for images, labels in zip(*slices, strict=True):
+            with self._context():
+                logits = self.net(images)
+                loss = self.loss(logits, labels)
+            (loss * (len(labels) / len(share.labels))).backward()
+            counts += count(loss, logits, labels)
+        return counts[0] / len(share.labels), counts
+
+
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Lets torch compute with so many threads, and with as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

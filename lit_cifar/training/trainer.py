@@ -1,93 +1,170 @@
-"""Lightning's training loop without what a step of LitClassifier has no use for.
+"""Trainer: Lightning's, with a leaner loop for LitClassifier. No other file uses private names of Lightning.
 
-Of Lightning's 0.5 ms a step, nine tenths go into moving a batch that is on its device already, collecting metrics that
-nobody logged, and calling hooks that do nothing. `lean` leaves them out where that changes nothing, and only there: a
-callback of yours that looks at batches or gradients, a subclass of LitClassifier, a profiler, each get Lightning's own.
+Of the 0.5 ms that Lightning's loop adds to a step, nine tenths go into moving a batch that is already on its device,
+collecting metrics that nobody logged, and calling hooks that do nothing. The leaner loop leaves them out if nothing
+depends on them. A callback that looks at batches or gradients, a subclass of LitClassifier, or a profiler gets
+Lightning's own loop, and so does every other module.
 """
 
+import os
+import time
+import warnings
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, cast
 
+import pytorch_lightning as pl
 import torch
-from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning import Callback
+from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, ProgressBar
+from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
 from pytorch_lightning.loops.fetchers import _DataFetcher
+from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.profilers import PassThroughProfiler
-from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 from torch.nn.functional import cross_entropy
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
+from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
-from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.exchange import Exchange, is_small
-from lit_cifar.training.recorded import SMALL_BATCH, FusedStep, can_record
-from lit_cifar.training.step import SlicedStep
+from lit_cifar.training.recorded import RecordedStep, can_record
+from lit_cifar.training.step import DirectStep, GradientExchange, fits_one_message, torch_threads
 
-OURS = (BestCheckpoint, LastCheckpoint, LitProgressBar)
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last scales the loss
+SMALL_BATCH = 8
+"""Images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it."""
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+LOST_SECONDS = 3.0  # a killed process is gone within milliseconds, but its broken connection may be noticed before that
 
 
-def lean(trainer: Trainer) -> Trainer:
-    """Gives a Trainer the lean loop; it trains other modules than LitClassifier as before."""
-    loop = trainer.fit_loop.epoch_loop
-    trainer.fit_loop.epoch_loop = LeanEpochLoop(trainer, loop.min_steps, loop.max_steps)
-    # Where max_steps is set, Lightning takes up a finished epoch as an unfinished one, and counts it twice
-    trainer.fit_loop._iteration_based_training = _never  # type: ignore[method-assign]
-    return trainer
+class Trainer(pl.Trainer):
+    """Takes the arguments of Lightning's Trainer, and is the same for every module but LitClassifier.
 
+    For a LitClassifier, the progress bar is LitProgressBar by default, and the loop is leaner.
+    """
 
-def _never() -> bool:  # and not a lambda, so that a Trainer can be pickled for a process that is spawned
-    return False
-
-
-class LeanEpochLoop(_TrainingEpochLoop):
-    """An epoch of training and its validation."""
-
-    def __init__(self, trainer: Trainer, min_steps: int | None, max_steps: int) -> None:
-        super().__init__(trainer, min_steps, max_steps)
-        self.automatic_optimization = DirectOptimization(trainer)
+    @wraps(pl.Trainer.__init__)  # type: ignore[misc]  # the arguments are those of the command line
+    def __init__(self, **options: Any) -> None:
+        asked = options.get("callbacks") or []
+        has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, Callback) else asked))
+        super().__init__(**options)
+        self._default_bar = None if has_bar else self.progress_bar_callback
         self.is_lean = False
-        self._callbacks: list[Callback] = []
+        """Whether the last epoch of a LitClassifier was trained by the leaner loop."""
+        self.direct_step: DirectStep | None = None
+        """Computed the steps of the last epoch without Lightning's part in them, if nothing stood against it."""
+        self._threads = torch.get_num_threads()
 
-    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """Decides, for this epoch, what is needed."""
-        super().on_run_start(data_fetcher)
-        trainer, module = self.trainer, self.trainer.lightning_module
-        ours = type(module) is LitClassifier and type(trainer.datamodule) is CIFAR10DataModule
+    def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
+        """Runs a fit, validation, test or prediction; in its own process if they are spawned."""
+        ours = isinstance(model, LitClassifier)
+        if self._default_bar is not None:
+            bar = LitProgressBar() if ours else self._default_bar
+            self.callbacks = [bar if isinstance(each, ProgressBar) else each for each in self.callbacks]  # type: ignore[has-type]
+        if not ours:
+            return super()._run(model, *args, **kwargs)
+        self._threads = torch.get_num_threads()
+        with warnings.catch_warnings(), _leaner_loops(self.fit_loop):
+            # Lightning 2.6 with torch 2.14
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            return super()._run(model, *args, **kwargs)
+
+    def plan_epoch(self, module: LitClassifier) -> None:
+        """Decides how the steps of an epoch are computed."""
+        ours = type(module) is LitClassifier and type(self.datamodule) is CIFAR10DataModule  # type: ignore[attr-defined]
+        others = [c for c in self.callbacks if not type(c).__module__.startswith("lit_cifar.training.callbacks.")]
         self.is_lean = (
             ours
-            and trainer.precision in PRECISIONS
-            and isinstance(trainer.profiler, PassThroughProfiler)
-            and not any(_overrides(c, BATCH_HOOKS + STEP_HOOKS) for c in trainer.callbacks if type(c) not in OURS)
+            and self.precision in PRECISIONS
+            and isinstance(self.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
+            and not any(_overrides(callback, BATCH_HOOKS + STEP_HOOKS) for callback in others)
         )
-        self._callbacks = [c for c in trainer.callbacks if _overrides(c, BATCH_HOOKS)]
-        if ours:
-            watched = any(_overrides(c, STEP_HOOKS) for c in trainer.callbacks)
-            module.direct_step = None if watched else _direct_step(module)
+        watched = any(_overrides(callback, STEP_HOOKS) for callback in self.callbacks)
+        self.direct_step = self._direct_step(module) if ours and not watched else None
+
+    def _direct_step(self, module: LitClassifier) -> DirectStep | None:
+        """Chooses what computes a step at once, if nothing needs Lightning's own."""
+        optimizer, alone, strategy = self.optimizers[0], self.world_size == 1, self.strategy
+        plain_ddp = type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None
+        if (
+            not (alone or (plain_ddp and fits_one_message(module.net)))
+            or self.precision not in PRECISIONS[:2]
+            or self.accumulate_grad_batches > 1
+            or self.gradient_clip_val
+            or torch.is_anomaly_enabled()
+            or isinstance(optimizer, torch.optim.LBFGS)
+            or not type(optimizer).__module__.startswith(("torch.optim.", "lit_cifar."))  # others may need a closure
+        ):
+            return None
+        exchange = None if alone else GradientExchange(module.parameters())
+        plain = module.loss is cross_entropy and not module.slice_size and not module.compiled
+        if plain and self.precision == "32-true" and self.has_small_batches(module) and can_record(module.net):
+            if isinstance(self.direct_step, RecordedStep) and self.direct_step.serves(module.net, optimizer):
+                return self.direct_step  # of the last epoch: to record again takes 0.3 s
+            return RecordedStep(module.net, module.loss, optimizer, exchange)
+        return DirectStep(module.net, module.loss, optimizer, exchange, self.precision_plugin.forward_context)
+
+    def has_small_batches(self, module: LitClassifier) -> bool:
+        """Returns whether a step is so little work that one CPU thread is enough."""
+        return module.device.type == "cpu" and module.datamodule.batch_size <= SMALL_BATCH * self.world_size
+
+
+@contextmanager
+def _leaner_loops(fit_loop: _FitLoop) -> Iterator[None]:
+    """Lets Lightning's loops behave as those below; their state stays where it is, and is theirs again afterwards."""
+    epoch_loop = fit_loop.epoch_loop
+    loops: list[Any] = [fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
+    kinds = [type(loop) for loop in loops]
+    if kinds != [_FitLoop, _TrainingEpochLoop, _AutomaticOptimization, _EvaluationLoop]:
+        yield  # the user replaced one of them
+        return
+    try:
+        for loop, leaner in zip(loops, (FitLoop, EpochLoop, Optimization, ValidationLoop), strict=True):
+            loop.__class__ = leaner
+        yield
+    finally:
+        for loop, kind in zip(loops, kinds, strict=True):
+            loop.__class__ = kind
+
+
+class FitLoop(_FitLoop):
+    """Repeats epochs."""
+
+    def _iteration_based_training(self) -> bool:
+        """If max_steps is set, Lightning resumes a finished epoch as an unfinished one, and counts it twice."""
+        return False
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """An epoch of training and its validation."""
+
+    trainer: Trainer
+    _batch_end_callbacks: list[Callback]
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        super().on_run_start(data_fetcher)
+        self.trainer.plan_epoch(cast(LitClassifier, self.trainer.lightning_module))
+        self._batch_end_callbacks = [c for c in self.trainer.callbacks if _overrides(c, BATCH_HOOKS)]
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        """Trains an epoch; one that fails gives torch its threads back, for a notebook goes on."""
-        try:
+        small = self.trainer.has_small_batches(cast(LitClassifier, self.trainer.lightning_module))
+        with torch_threads(1 if small else self.trainer._threads):
             super().run(data_fetcher)
-        except BaseException:
-            if isinstance(module := self.trainer.lightning_module, LitClassifier):
-                module.use_threads(training=False)
-            raise
 
     @property
     def done(self) -> bool:
-        """As Lightning's, but a callback can't end the training before gathered gradients are used: none are saved."""
+        """Lets a callback end the training only after accumulated gradients are used: no checkpoint holds them."""
         return super().done and not (self.trainer.should_stop and self._should_accumulate())
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Trains on one batch."""
-        if not self.is_lean or self.restarting:
+        if not self.trainer.is_lean or self.restarting:
             super().advance(data_fetcher)
             return
         batch, _, _ = next(data_fetcher)
@@ -102,93 +179,138 @@ class LeanEpochLoop(_TrainingEpochLoop):
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
             if self._num_ready_batches_reached():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-        for callback in self._callbacks:
+        for callback in self._batch_end_callbacks:
             callback.on_train_batch_end(self.trainer, self.trainer.lightning_module, output, batch, batch_idx)
         self.batch_progress.increment_completed()
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Validates, and lets ReduceLROnPlateau see it here, since last.ckpt is written before Lightning would."""
+        """Lets ReduceLROnPlateau see a validation at once: last.ckpt is written before Lightning would."""
         super().on_advance_end(data_fetcher)
         if self._num_ready_batches_reached():
             super().update_lr_schedulers("epoch", update_plateau_schedulers=True)
 
     def update_lr_schedulers(self, interval: str, update_plateau_schedulers: bool) -> None:
-        """As Lightning does, but for ReduceLROnPlateau at the end of an epoch: see above."""
-        if interval == "step" or not update_plateau_schedulers:
+        if interval == "step" or not update_plateau_schedulers:  # see above
             super().update_lr_schedulers(interval, update_plateau_schedulers)
 
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Leaves SIGTERM to a callback that answers it: in a signal handler, Lightning's collective can deadlock."""
+        if not any(getattr(callback, "answers_signals", False) for callback in self.trainer.callbacks):
+            super()._broadcast_sigterm_tensor()
 
-class DirectOptimization(_AutomaticOptimization):
-    """Steps by LitClassifier's `direct_step`, where it has one."""
+
+class ValidationLoop(_EvaluationLoop):
+    """A validation during training; its batches are large."""
+
+    trainer: Trainer
+
+    def run(self) -> Any:
+        with torch_threads(self.trainer._threads):
+            return super().run()
+
+
+class Optimization(_AutomaticOptimization):
+    """A step of training."""
+
+    trainer: Trainer
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Trains on the batch, and counts like Lightning."""
-        module = self.trainer.lightning_module
-        if not isinstance(module, LitClassifier) or module.direct_step is None:
+        """Trains on the batch by the Trainer's direct step, if it has one, and counts like Lightning."""
+        if self.trainer.direct_step is None:
             return super().run(optimizer, batch_idx, kwargs)
+        module = cast(LitClassifier, self.trainer.lightning_module)
         progress = self.optim_progress.optimizer
         progress.zero_grad.increment_ready()
         progress.zero_grad.increment_started()
         progress.zero_grad.increment_completed()
         progress.step.increment_ready()
-        whole = module.train_loader.images_in_batch(batch_idx)
-        module.record.see(whole)
-        images, labels = kwargs["batch"]
-        mine = len(labels)
-        if not mine:  # in the last, short batch; but every device takes part in the exchange of gradients
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        share = module.share(kwargs["batch"], batch_idx)
         profiler = self.trainer.profiler  # type: ignore[attr-defined]
         with profiler.profile("[LightningModule]LitClassifier.training_step"):
-            loss, counts = module.direct_step(images, labels, mine / whole)
-        if mine:
-            module.record.add(counts)
+            loss, counts = self.trainer.direct_step(share)
+        module.record.add(share, counts)
         module.log_step()
         progress.step.increment_completed()
         return {"loss": loss}
 
 
 def _overrides(callback: Callback, hooks: tuple[str, ...]) -> bool:
-    """Whether it has one of the hooks, in its class or, as LambdaCallback, on its own."""
-    if (
-        isinstance(callback, ModelCheckpoint)
-        and callback._every_n_train_steps < 1
-        and not callback._train_time_interval
-    ):
-        hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # it does nothing there
+    """Returns whether a callback has one of the hooks, in its class or, like LambdaCallback, on its own."""
+    checkpoint = isinstance(callback, ModelCheckpoint)
+    if checkpoint and callback._every_n_train_steps < 1 and not callback._train_time_interval:  # type: ignore[attr-defined]
+        hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # which does nothing then
     return any(getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name) for name in hooks)
 
 
-def _direct_step(module: LitClassifier) -> FusedStep | SlicedStep | None:
-    """What computes a step at once, where nothing needs Lightning's own step; on several devices, a small net's."""
-    trainer, batch_size = module.trainer, module.datamodule.batch_size
-    optimizer = trainer.optimizers[0]
-    alone = trainer.world_size == 1
-    if (
-        not (alone or (_is_plain_ddp(trainer.strategy) and is_small(module.net)))
-        or trainer.precision not in PRECISIONS[:2]
-        or trainer.accumulate_grad_batches > 1
-        or trainer.gradient_clip_val
-        or torch.is_anomaly_enabled()
-        or isinstance(optimizer, torch.optim.LBFGS)
-        or not type(optimizer).__module__.startswith(("torch.optim.", "lit_cifar."))  # others may need a closure
-    ):
-        return None
-    small = (
-        module.device.type == "cpu"
-        and trainer.precision == "32-true"
-        and batch_size <= SMALL_BATCH * trainer.world_size
-    )
-    exchange = None if alone else Exchange(module.parameters())
-    plain = module.loss is cross_entropy and not module.slice_size and not module.compiled
-    if small and plain and can_record(module.net):
-        before = module.direct_step  # of the last epoch: recording anew took 0.3 s
-        if isinstance(before, FusedStep) and before.serves(module.net, optimizer):
-            return before
-        return FusedStep(module.net, module.loss, optimizer, exchange)
-    context = trainer.precision_plugin.forward_context
-    return SlicedStep(module.net, module.loss, optimizer, module.slice_size or batch_size, context, exchange)
+def is_between_steps(trainer: pl.Trainer) -> bool:
+    """Returns whether a checkpoint written now would be complete.
+
+    It isn't if gradients wait for those of the next batch, or if validation or the end of the epoch is next, which
+    Lightning leaves out if it resumes before it. Validation after every batch does not count: there would be no time.
+    """
+    loop = trainer.fit_loop
+    if loop._should_accumulate() or loop.epoch_loop._num_ready_batches_reached():
+        return False
+    assert loop._data_fetcher is not None
+    return trainer.val_check_batch == 1 or not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
-def _is_plain_ddp(strategy: Strategy) -> bool:
-    """Whether its gradients are averaged, and that is all."""
-    return type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None
+def learning_rate_is_updated(callback: LearningRateFinder) -> bool:
+    """Returns whether a LearningRateFinder sets the rate that it finds."""
+    return bool(callback._update_attr)
+
+
+def refuse_spawned(trainer: pl.Trainer, strategy: str) -> None:
+    """Refuses strategies for notebooks, whose processes are spawned or forked: the report would stay in a child.
+
+    Raises:
+        UsageError: The strategy is one of them.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UsageError("strategy-refused", f"--trainer.strategy {strategy} is for notebooks; use ddp")
+
+
+@contextmanager
+def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
+    """Turns the broken connection that a dead process leaves into a sentence that names its rank.
+
+    Raises:
+        UserError: Another process died.
+        KeyboardInterrupt: Ctrl-C, for which Lightning would exit without a message.
+    """
+    parent = os.getppid()
+    try:
+        yield
+    except (UserError, OSError) as error:
+        if isinstance(error, UsageError):
+            error.on_every_rank = True  # all have the same values
+        if not getattr(error, "on_every_rank", False):
+            for process in _children(trainer):
+                process.kill()  # only the first rank has the error, and prints it
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
+            raise error.__context__ from None
+        raise
+    except (RuntimeError, torch.distributed.DistBackendError) as error:
+        if trainer.world_size == 1 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        until = time.monotonic() + LOST_SECONDS
+        while (rank := _lost_rank(trainer, parent)) is None and time.monotonic() < until:
+            time.sleep(0.05)
+        if rank is None:
+            raise
+        sentence = f"the process of rank {rank} died, so the run has ended; resume it with --ckpt_path last"
+        raise UserError("process-lost", sentence) from error
+
+
+def _children(trainer: pl.Trainer) -> list[Any]:
+    launcher = trainer.strategy.launcher
+    return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
+
+
+def _lost_rank(trainer: pl.Trainer, parent: int) -> int | None:
+    """Returns the rank whose process is gone: the first knows its children, and they know their parent."""
+    if os.getppid() != parent and trainer.global_rank > 0:
+        return 0
+    return next((rank for rank, process in enumerate(_children(trainer), 1) if process.poll() is not None), None)

@@ -17,7 +17,7 @@ from comparisons import made
 from torch.nn import functional as F  # noqa: N812
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.training.precision import fast_precision
+from lit_cifar.training.preparation import fast_precision
 
 
 def main(recipe_path: str, root: str, batch_size: int, steps: int) -> None:

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import pytorch_lightning as pl
 import torch
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -19,7 +18,7 @@ from lit_cifar.data.sources import Images
 from lit_cifar.data.synthetic import draw
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.classifier import LitClassifier
-from lit_cifar.training.trainer import lean
+from lit_cifar.training.trainer import Trainer
 
 COUNTS = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 
@@ -38,7 +37,7 @@ class Repeated(CIFAR10DataModule):
 def measure(count: int) -> None:
     """Prints one line of the table."""
     data = Repeated(count)
-    trainer = pl.Trainer(
+    trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
         logger=False,
@@ -47,7 +46,7 @@ def measure(count: int) -> None:
         enable_model_summary=False,
     )
     started = time.perf_counter()
-    lean(trainer).fit(LitClassifier(Net(), lambda weights: torch.optim.SGD(weights, lr=0.01)), datamodule=data)
+    trainer.fit(LitClassifier(Net(), lambda weights: torch.optim.SGD(weights, lr=0.01)), datamodule=data)
     seconds = time.perf_counter() - started
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{count:9,d} images: {seconds:6.2f} s, {seconds / count * 1e6:5.1f} µs an image, {memory:6,.0f} MiB")

@@ -49,7 +49,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from lit_cifar import CIFAR10DataModule, LitClassifier, lean
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.data.synthetic import draw
 from lit_cifar.nets.tutorial import Net
 
@@ -72,13 +72,13 @@ if __name__ == "__main__":
     images = torch.cat([images for images, _ in loader])
     assert torch.equal(images, data.images.train.images)
     pl.seed_everything(0, verbose=False)
-    trainer = pl.Trainer(
+    trainer = Trainer(
         max_epochs=1, devices=2, strategy="ddp_spawn", logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False, accelerator="cpu",
     )
     model = LitClassifier(Net(3), torch.optim.SGD)  # pickle knows no lambda, such as the default
     before = model.net.fc3.weight.clone()
-    lean(trainer).fit(model, datamodule=data)
+    trainer.fit(model, datamodule=data)
     assert not torch.equal(before, model.net.fc3.weight)
     print("trained")
 """

@@ -1,4 +1,4 @@
-"""Convolutions by Winograd's filtering give what torch's do, and are used for training in float32 alone."""
+"""Convolutions by Winograd's filtering give the results of torch's, and are used only for training in float32."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from lit_cifar.nets.cpu import layers, winograd
 from lit_cifar.nets.cpu.layers import FEWEST, Convolution, MaxPool, Norm
+from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
 
 
@@ -23,12 +24,26 @@ def passes(layer: nn.Module, x: Tensor, seed: int = 1) -> tuple[Tensor, ...]:
     return y.detach(), *torch.autograd.grad(y, (x, *layer.parameters()), gradient)
 
 
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The widths of images that went Winograd's way."""
+    widths: list[int] = []
+    convolve = winograd.convolve
+
+    def counted(x: Tensor, weight: Tensor) -> Tensor:
+        widths.append(x.shape[3])
+        return convolve(x, weight)
+
+    monkeypatch.setattr(winograd, "convolve", counted)
+    return widths
+
+
 @pytest.mark.parametrize(
     ("height", "width"), [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (7, 7), (8, 8), (9, 9), (15, 15), (31, 31), (6, 17)]
 )
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_output_and_gradients_are_those_of_torch(
-    height: int, width: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+    height: int, width: int, memory_format: torch.memory_format, monkeypatch: pytest.MonkeyPatch, calls: list[int]
 ) -> None:
     monkeypatch.setattr(winograd, "PART", 2**20)  # several parts, the last of which is smaller
     torch.manual_seed(0)
@@ -42,7 +57,7 @@ def test_output_and_gradients_are_those_of_torch(
     for result, expected in zip(found, passes(exact, x.double()), strict=True):
         assert result.shape == expected.shape
         assert error(result, expected) < 2e-4
-    assert not torch.equal(found[0], nn.functional.conv2d(x, layer.weight, padding=1))  # it was not torch's
+    assert calls == [width]
 
 
 def test_an_input_without_gradient_costs_none() -> None:
@@ -58,7 +73,7 @@ def test_an_input_without_gradient_costs_none() -> None:
 
 
 @pytest.mark.parametrize("way", ["evaluation", "autocast", "few channels", "float64"])
-def test_elsewhere_it_is_torch_s_convolution(way: str) -> None:
+def test_otherwise_it_is_torch_s_convolution(way: str, calls: list[int]) -> None:
     channels = FEWEST - 1 if way == "few channels" else FEWEST
     layer = Convolution(channels, channels).train(way != "evaluation")
     x = torch.randn(4, channels, 7, 7)
@@ -69,6 +84,26 @@ def test_elsewhere_it_is_torch_s_convolution(way: str) -> None:
         y, expected = layer(x), nn.functional.conv2d(x, layer.weight, padding=1)
 
     assert torch.equal(y, expected)
+    assert calls == []
+
+
+@pytest.mark.parametrize(
+    ("net", "number"),
+    [
+        (ResNet18(), 13),  # two in each of eight blocks, but for the three that halve the image
+        (SpeedrunNet(), 5),  # two in each of three groups, but for the first, which has 24 channels in
+        (SpeedrunNet(widths=(32, 48, 64), depth=3), 2),  # of the last group, with 64 channels in and out
+    ],
+)
+def test_the_networks_train_winograd_s_way_in_float32_and_predict_torch_s(
+    net: nn.Module, number: int, calls: list[int]
+) -> None:
+    net(torch.randn(2, 3, 32, 32))
+    assert len(calls) == number
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.randn(2, 3, 32, 32))
+    net.eval()(torch.randn(2, 3, 32, 32))
+    assert len(calls) == number
 
 
 @pytest.mark.parametrize("side", [2, 7, 8])

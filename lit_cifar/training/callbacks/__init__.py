@@ -1,1 +1,1 @@
-"""What happens around the steps of a training: checkpoints, progress, and an end when it diverges."""
+"""What happens around the steps of a training: checkpoints, progress, and the end of one that diverges."""

@@ -1,4 +1,4 @@
-"""best.ckpt: the weights of the epoch with the highest validation accuracy, remembered exactly over interruptions."""
+"""best.ckpt: the weights of the epoch with the highest validation accuracy, exact over interruptions."""
 
 from pathlib import Path
 from typing import Any
@@ -7,20 +7,20 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Writes `checkpoints/best.ckpt` whenever validation accuracy rises.
+    """Writes `checkpoints/best.ckpt` when validation accuracy rises.
 
-    Lightning's own forgets the newest score when it resumes, and every score when the run folder was moved.
+    Lightning's ModelCheckpoint forgets the newest score when it resumes, and every score if the run folder was moved.
     """
 
     def __init__(self) -> None:
         super().__init__(monitor="val/accuracy", mode="max", filename="best", enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, in the folder where the run lies now."""
+        """Goes on where `state_dict` was taken, in the present run folder."""
         if not state_dict["best_model_path"]:
             return
-        path = str(Path(self.dirpath or "") / "best.ckpt")  # whatever its name there: the next best deletes this one
-        if not Path(path).exists():  # a checkpoint that was moved alone: the best starts anew
+        path = str(Path(self.dirpath or "") / "best.ckpt")  # the next best deletes it
+        if not Path(path).exists():  # only last.ckpt was moved: start without a best
             return
         super().load_state_dict(
             state_dict

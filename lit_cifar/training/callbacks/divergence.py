@@ -1,24 +1,23 @@
 """A loss that is NaN or infinite ends the training, and the first layer that overflowed is named.
 
-On a CPU the summed loss is looked at every 10 steps: 0.001 ms. On CUDA it is copied without waiting, and looked at 10
-steps later; elsewhere when it is logged. Weights are looked at before a checkpoint is written, so that the one before
-stays. Only when all is lost does the last batch go through the net again, layer by layer.
+On a CPU the summed loss is checked every 10 steps: 0.001 ms. On CUDA it is copied without waiting and checked 10 steps
+later; elsewhere it is checked when it is logged. Weights are checked before a checkpoint is written, so that the last
+good one stays. The last batch goes through the network again, layer by layer, only after a failed check.
 """
 
 import math
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
 from lit_cifar.errors import UserError
+from lit_cifar.training.step import Loss
 
-if TYPE_CHECKING:
-    from lit_cifar.training.classifier import LitClassifier
-
-EVERY = 10  # steps
+CHECKED_EVERY = 10  # steps
 
 
 class DivergedError(UserError):
@@ -27,19 +26,26 @@ class DivergedError(UserError):
     on_every_rank = True
 
 
-class LossWatch:
-    """Looks at the sum of losses without making the device wait."""
+class DivergenceWatch:
+    """Ends a training that has diverged.
 
-    def __init__(self) -> None:
+    Args:
+        trainer: That trains.
+        net: Network that it trains.
+        loss: Mean loss of logits and labels.
+    """
+
+    def __init__(self, trainer: pl.Trainer, net: nn.Module, loss: Loss) -> None:
+        self._trainer, self._net, self._loss = trainer, net, loss
         self._copied: tuple[Tensor, torch.Event, int] | None = None
 
-    def look(self, module: "LitClassifier", total: Tensor, step: int) -> None:
-        """Ends the training on all devices where the sum of losses on one of them is not finite. Call it on all.
+    def look(self, total: Tensor, step: int) -> None:
+        """Checks a sum of losses without making the device wait; call it on all ranks.
 
         Raises:
-            DivergedError: so it is.
+            DivergedError: It is not finite on one of them.
         """
-        if module.trainer.world_size > 1:
+        if self._trainer.world_size > 1:
             total = total.clone()
             torch.distributed.all_reduce(total)
         if total.device.type == "cuda":
@@ -49,30 +55,63 @@ class LossWatch:
             total, event, step = before
             event.synchronize()  # a step that the device began 10 steps ago
         elif total.device.type != "cpu":
-            return  # when it is logged
-        require_finite(module, total.item(), step)
+            return  # checked when it is logged
+        self.require_finite_loss(total.item(), step)
 
+    def require_finite_loss(self, loss: float, step: int) -> None:
+        """Checks a loss.
 
-def require_finite(module: "LitClassifier", loss: float, step: int) -> None:
-    """Ends a training whose loss is not finite.
+        Raises:
+            DivergedError: It is not finite.
+        """
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
 
-    Raises:
-        DivergedError: it is not.
-    """
-    if not math.isfinite(loss) and not module.only_tried:
-        raise _diverged(module, f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
+    def require_finite_weights(self) -> None:
+        """Checks the weights, before a checkpoint is written.
 
+        Raises:
+            DivergedError: They are not finite.
+        """
+        if not all(bool(weight.isfinite().all()) for weight in self._net.parameters()):
+            raise self._diverged(f"the weights are not finite at step {self._trainer.global_step:,}")
 
-def require_finite_weights(module: "LitClassifier") -> None:
-    """Ends a training whose weights are not finite, before a checkpoint is written.
+    def _diverged(self, what: str) -> DivergedError:
+        optimizer = self._trainer.optimizers[0]
+        rate = optimizer.param_groups[0]["lr"]
+        mixed = str(self._trainer.precision).endswith("mixed")
+        unfused = " --model.optimizer.fused false" if optimizer.defaults.get("fused") and mixed else ""
+        return DivergedError(
+            "diverged",
+            f"{what} (learning rate {rate:g}): {self._first_overflow()}; lower --model.optimizer.lr, or limit gradients"
+            f" with --trainer.gradient_clip_val 1{unfused} (earlier checkpoints are kept)",
+        )
 
-    Raises:
-        DivergedError: they are not.
-    """
-    finite = all(bool(weight.isfinite().all()) for weight in module.net.parameters())
-    in_fit = module.trainer.training or module.trainer.validating
-    if not finite and in_fit and not module.only_tried:
-        raise _diverged(module, f"the weights are not finite at step {module.trainer.global_step:,}")
+    @torch.no_grad()
+    def _first_overflow(self) -> str:
+        """Says what is not finite first in the last batch: a weight, the output of a layer, or the loss."""
+        loader: Any = self._trainer.train_dataloader
+        batch = next(islice(loader, self._trainer.fit_loop.batch_idx, None), None)
+        found: list[str] = []
+        handles = [
+            part.register_forward_hook(_hook(name, found), with_kwargs=True)
+            for name, part in self._net.named_modules()
+            if not any(True for _ in part.children())
+        ]
+        try:
+            if batch is not None and len(batch[1]):
+                with torch.compiler.set_stance("force_eager"), self._trainer.precision_plugin.forward_context():
+                    logits = self._net(batch[0])
+                    loss = self._loss(logits, batch[1])
+                if not found and not logits.isfinite().all():
+                    found.append("the network's output is the first that is not finite")
+                if not found and not loss.isfinite():
+                    found.append("the loss itself is the first that is not finite, although the logits are")
+        finally:
+            for handle in handles:
+                handle.remove()
+        found += [_weight(name) for name, weight in self._net.named_parameters() if not weight.isfinite().all()]
+        return next(iter(found), "the cause is the batch before")
 
 
 def _copy(total: Tensor) -> tuple[Tensor, torch.Event]:
@@ -83,51 +122,12 @@ def _copy(total: Tensor) -> tuple[Tensor, torch.Event]:
     return here, event
 
 
-def _diverged(module: "LitClassifier", what: str) -> DivergedError:
-    optimizer = module.trainer.optimizers[0]
-    rate = optimizer.param_groups[0]["lr"]
-    fused = optimizer.defaults.get("fused") and str(module.trainer.precision).endswith(
-        "mixed"
-    )  # Lightning refuses both
-    clip = "--trainer.gradient_clip_val 1" + (" --model.optimizer.fused false" if fused else "")
-    return DivergedError(
-        f"{what} (learning rate {rate:g}): {first_overflow(module)}; lower --model.optimizer.lr, or hold gradients back"
-        f" with {clip} (checkpoints written before are kept)"
-    )
-
-
-@torch.no_grad()
-def first_overflow(module: "LitClassifier") -> str:
-    """What is not finite first when the last batch goes through the net: a weight, a layer's output, or the loss."""
-    batch = next(islice(module.train_loader, module.trainer.fit_loop.batch_idx, None), None)
-    found: list[str] = []
-    handles = [
-        part.register_forward_hook(_hook(name, found), with_kwargs=True)
-        for name, part in module.net.named_modules()
-        if not any(True for _ in part.children())
-    ]
-    try:
-        if batch is not None and len(batch[1]):
-            with torch.compiler.set_stance("force_eager"), module.trainer.precision_plugin.forward_context():
-                logits = module.net(batch[0])
-                loss = module.loss(logits, batch[1])
-            if not found and not logits.isfinite().all():
-                found.append("the network's output is the first that is not finite")
-            if not found and not loss.isfinite():
-                found.append("the loss itself is the first that is not finite, of outputs that are")
-    finally:
-        for handle in handles:
-            handle.remove()
-    found += [_weight(name) for name, weight in module.net.named_parameters() if not weight.isfinite().all()]
-    return next(iter(found), "the batch before it did that")
-
-
 def _hook(name: str, found: list[str]) -> Any:
     def hook(part: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         if found:
             return
         if not all(tensor.isfinite().all() for tensor in _tensors((arguments, named))):
-            found.append(f"what goes into the layer {name} is the first that is not finite")
+            found.append(f"the input of the layer {name} is the first that is not finite")
         for weight_name, weight in part.named_parameters():
             if not found and not weight.isfinite().all():
                 found.append(_weight(f"{name}.{weight_name}"))

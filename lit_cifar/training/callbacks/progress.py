@@ -1,4 +1,4 @@
-"""The progress bar, or where output is no terminal, the tutorial's line every 2,000 steps.
+"""The progress bar or, if the output is not a terminal, the tutorial's line every 2,000 steps.
 
 The bar costs 0.001 ms a step: it looks at the clock, and draws at most 8 times a second.
 """
@@ -15,34 +15,38 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
 
-SECONDS = 1 / 8  # between drawings
-LINE_STEPS = 2000  # between lines: the tutorial's
+SECONDS_BETWEEN_DRAWINGS = 1 / 8
+STEPS_BETWEEN_LINES = 2000  # the tutorial's
 
 
 class LitProgressBar(ProgressBar):
-    """Shows where training is, with the running loss: its mean over the steps since it was last logged."""
+    """Shows how far the training is, and the mean loss of the steps that were logged last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._console = Console()
-        self._enabled = True
+        self._enabled = self._is_first_rank = True
         self._progress: Progress | None = None
         self._tasks: list[TaskID] = []
         self._next = 0.0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._is_first_rank = trainer.is_global_zero
+        super().setup(trainer, pl_module, stage)
+
     def disable(self) -> None:
-        """Lightning calls this on all ranks but the first."""
         self._enabled = False
 
     def enable(self) -> None:
-        """Undoes `disable`, but on the first rank alone: Lightning's finders call it on all."""
-        self._enabled = self._trainer is None or self._trainer.is_global_zero
+        self._enabled = self._is_first_rank  # Lightning's finders call it on all ranks
 
     def _begin(self, description: str, total: float) -> None:
-        """A bar, below that of the epoch where one is shown."""
-        if not self._enabled or not self._console.is_terminal:
+        """Adds a bar, below that of the epoch if one is shown."""
+        if not self._enabled:
             return
         if self._progress is None:
+            console = Console()
+            if not console.is_terminal:
+                return
             self._progress = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=None),
@@ -50,7 +54,7 @@ class LitProgressBar(ProgressBar):
                 TextColumn("{task.fields[rate]}"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[loss]}"),
-                console=self._console,
+                console=console,
                 transient=True,
                 auto_refresh=False,
             )
@@ -62,7 +66,7 @@ class LitProgressBar(ProgressBar):
         now = time.monotonic()
         if self._progress is None or now < self._next:
             return
-        self._next = now + SECONDS
+        self._next = now + SECONDS_BETWEEN_DRAWINGS
         curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
         speed = self._progress.tasks[-1].speed
         self._progress.update(
@@ -81,61 +85,49 @@ class LitProgressBar(ProgressBar):
                 self._progress = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins the bar of an epoch that is resumed in its middle, to which Lightning calls no start."""
-        if trainer.fit_loop.restarted_mid_epoch:
+        if trainer.fit_loop.restarted_mid_epoch:  # for which Lightning does not call on_train_epoch_start
             self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins the bar of an epoch."""
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         self._begin(f"Epoch {trainer.current_epoch + 1}/{epochs}", self.total_train_batches)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar on, or prints a line."""
         if self._progress is not None:
             self._move(batch_idx + 1, pl_module)
-        elif self._enabled and (batch_idx + 1) % LINE_STEPS == 0 and isinstance(pl_module, LitClassifier):
+        elif self._enabled and (batch_idx + 1) % STEPS_BETWEEN_LINES == 0 and isinstance(pl_module, LitClassifier):
             self._print_line(trainer, pl_module, batch_idx)
 
     def _print_line(self, trainer: Trainer, module: LitClassifier, batch_idx: int, end: str = "") -> None:
-        steps = min(LINE_STEPS, batch_idx + 1) // trainer.accumulate_grad_batches
+        steps = min(STEPS_BETWEEN_LINES, batch_idx + 1) // trainer.accumulate_grad_batches
         since = trainer.global_step - max(1, steps)
-        losses = [value for step, value in module.record.curves["train/loss"][-LINE_STEPS:] if step > since]
+        losses = [value for step, value in module.record.curves["train/loss"][-STEPS_BETWEEN_LINES:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
         print(f"[{trainer.current_epoch + 1}, {batch_idx + 1:5d}] loss: {loss}{end}", flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Ends the bar and prints what the epoch brought."""
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
             validations = pl_module.record.curves["val/loss"]
             end = ""
-            accuracy = trainer.callback_metrics.get("val/accuracy")  # none where it was measured before resuming
+            accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
             if validations and validations[-1][0] == trainer.global_step and accuracy is not None:
                 end = f"  validation accuracy: {percent(float(accuracy))}"
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the bar away."""
-        self._end()
-
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Takes the bars away, so that the message stands alone."""
-        while self._tasks:
+        while self._tasks:  # so that the message stands alone
             self._end()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins the bar of a validation."""
         self._begin("Validating", sum(trainer.num_val_batches))
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins the bar of the test."""
         self._begin("Testing", sum(trainer.num_test_batches))
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins the bar of a prediction."""
         self._begin("Predicting", sum(trainer.num_predict_batches))
 
     def on_validation_batch_end(
@@ -147,12 +139,10 @@ class LitProgressBar(ProgressBar):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Moves the bar on."""
         self._move(batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Takes the bar away."""
         self._end()
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
-    on_test_end = on_predict_end = on_validation_end
+    on_train_end = on_test_end = on_predict_end = on_validation_end

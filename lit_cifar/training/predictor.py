@@ -1,0 +1,135 @@
+"""Predictor: a network with its classes and normalisation, which loads from a checkpoint and predicts pictures."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from lit_cifar.data.image_set import ImageSet
+from lit_cifar.data.loader import BatchLoader
+from lit_cifar.data.pictures import Picture, to_batch
+from lit_cifar.errors import UsageError
+from lit_cifar.evaluation import metrics as evaluation
+from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
+from lit_cifar.runs.card import Description, RunCard, describe, plain
+from lit_cifar.runs.checkpoint import Checkpoint, read_checkpoint
+from lit_cifar.runs.network import build_net, check_net
+
+
+class Predictor(pl.LightningModule):
+    """What LitClassifier is apart from its training."""
+
+    def __init__(self, net: nn.Module, test_time_augmentation: Views, confidence_threshold: float) -> None:
+        super().__init__()
+        views, threshold = test_time_augmentation, float(confidence_threshold)
+        require(views in get_args(Views), f"test_time_augmentation {views} must be none, flip or flip-shift")
+        require(0 < threshold <= 1, f"confidence_threshold {threshold} must be more than 0 and at most 1")
+        self.net = net
+        self.test_time_augmentation, self.confidence_threshold = views, threshold
+        self.net_description = describe(net)
+        """Import path and arguments of the network, as the card has them."""
+        self.recipe = "python"
+        """Name of the recipe, as the card has it."""
+        self.card: RunCard | None = None
+        """What is trained, tested or was loaded; known after `setup` or `load_from_checkpoint`."""
+        self.classes: tuple[str, ...] = ()
+        """Class names in the order of the labels, known like the card."""
+        self.mean: tuple[float, ...] = ()
+        """Mean of each channel, of values from 0 to 1, that is subtracted from images."""
+        self.std: tuple[float, ...] = ()
+        """Deviation of each channel by which images are divided."""
+        self.whitened = False
+        """Whether a whitening layer has been computed: that of a trained network stays."""
+        self.example_input_array = torch.zeros(1, 3, 32, 32)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the network
+        cls,
+        checkpoint_path: str | Path | Checkpoint,
+        net: nn.Module | None = None,
+        test_time_augmentation: Views | None = None,
+    ) -> Self:
+        """Returns a trained classifier, on the CPU and ready to predict; call `train()` to train it further.
+
+        Args:
+            checkpoint_path: best.ckpt or last.ckpt of a run, or one that was read already.
+            net: Network of the checkpoint's class, if that is not one of this project, torch or torchvision.
+            test_time_augmentation: As for LitClassifier; by default, the setting that the run was tested with.
+
+        Raises:
+            UsageError: The file is not a checkpoint of ours, or its network is not in this version.
+            UserError: The file is damaged.
+        """
+        checkpoint = checkpoint_path if isinstance(checkpoint_path, Checkpoint) else read_checkpoint(checkpoint_path)
+        card = checkpoint.card
+        if net is None:
+            check_net(card.net, checkpoint.path)
+        if test_time_augmentation is not None:
+            card = replace(card, test_time_augmentation=test_time_augmentation)
+        settings = {name: getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
+        try:
+            module = cls(build_net(card.net) if net is None else net, **settings)
+            module.load_state_dict(checkpoint.weights)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError(
+                "network-unfit",
+                f"--ckpt_path {checkpoint.path} holds a {card.net['class_path']} with other arguments or weights than"
+                " this network; load it with the version that trained it, or with the network that was trained",
+            ) from error
+        module.whitened = True
+        module.name_run(card.recipe, card.net)
+        module.card = card
+        module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
+        return module.eval()
+
+    def name_run(self, recipe: str, net: Description) -> None:
+        """Sets the recipe's name and the description of the network for the card; the command line knows both best."""
+        self.recipe, self.net_description = recipe, plain(net, "--model.net")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
+        return self.net(images)
+
+    def mean_logits(self, images: Tensor) -> Tensor:
+        """Returns logits `[N, C]`, averaged over the views of test-time augmentation."""
+        return mean_logits(self, images, self.test_time_augmentation, self.confidence_threshold)
+
+    @torch.no_grad()
+    def predict(self, images: Picture | Sequence[Picture]) -> Tensor:
+        """Returns probabilities `[N, C]` of one image or several, in the order of `classes`.
+
+        Args:
+            images: PIL images of any mode, arrays uint8 `[H, W]` (grey), `[H, W, 3]` or `[H, W, 4]` (RGBA), or tensors
+                uint8 `[3, H, W]`, of any size; or a whole batch as an array `[N, H, W, 3]` or a tensor `[N, 3, H, W]`.
+
+        Raises:
+            ValueError: An image has another shape or type, such as floating-point numbers.
+            UsageError: The classifier was neither trained nor loaded.
+        """
+        pixels = to_batch(images)
+        if not len(pixels):
+            return torch.empty(0, len(self.classes))
+        if not self.classes:
+            sentence = "The classifier knows no classes yet; train it, or use LitClassifier.load_from_checkpoint"
+            raise UsageError("network-untrained", sentence)
+        pictures = ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), self.classes)
+        batches = BatchLoader(pictures, 250, mean=self.mean, std=self.std, device=self.device)
+        layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
+        with evaluation.evaluating(self):
+            logits = [self.mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
+        return torch.cat(logits).softmax(1).cpu()
+
+
+def require(in_range: bool, what: str) -> None:
+    """Refuses a value of the classifier's that is out of range.
+
+    Raises:
+        UsageError: It is.
+    """
+    if not in_range:
+        raise UsageError("value-out-of-range", f"--model.{what}")

@@ -1,0 +1,148 @@
+"""What is done once, before the first step: network and loss are tried, the network is whitened and compiled.
+
+Here too: which precision the hardware is fast at, and keeping freed memory for the next step.
+"""
+
+import ctypes
+import logging
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.errors import UsageError, UserError, reason
+from lit_cifar.evaluation import metrics as evaluation
+from lit_cifar.training.step import Loss
+
+WHITENING_IMAGES = 5000
+"""Number of training images from which a whitening layer is computed."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+KEPT_BYTES = 2**30
+KEPT_BYTES_OF_OLD_GLIBC = 2**25
+
+
+def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
+    """Gives training images, without augmentation, to a network on the CPU that has a method `compute_whitening`."""
+    compute = getattr(net, "compute_whitening", None)
+    if compute is not None:
+        loader = datamodule.train_dataloader()
+        loader.augmentation = Augmentation()
+        indices = datamodule.split()[0]  # a folder's are sorted by class, and every class must be represented
+        compute(loader.take(indices[:: max(1, len(indices) // WHITENING_IMAGES)])[0].cpu())
+
+
+@torch.no_grad()
+def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10DataModule) -> None:
+    """Tries a network with images of 32 pixels and of these sides, and a loss with its logits.
+
+    Raises:
+        UsageError: The network can't take such images or has another number of logits than the data set has classes,
+            or the loss can't take logits and labels.
+    """
+    name = type(net).__name__
+    weight = next(net.parameters(), torch.empty(0))
+    with evaluation.evaluating(net):
+        for side, flag in [(32, "--model.net"), *((side, "--model.sides") for side in sides)]:
+            images = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
+            try:
+                logits = net(images)
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise UsageError(
+                    "network-unfit",
+                    f"{flag}: the network {name} can't take images of {side} × {side} pixels ({reason(error)});"
+                    " use another",
+                ) from error
+            if not isinstance(logits, Tensor) or logits.ndim != 2:
+                shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+                raise UsageError(
+                    "network-unfit", f"--model.net: {name} must return logits [N, number of classes], not {shape}"
+                )
+    classes = len(data.classes)
+    if logits.shape[1] != classes:
+        have = "have" if data.images.kind == "drawn" else "has"
+        raise UsageError(
+            "network-classes",
+            f"The network has {logits.shape[1]} outputs, but {data.title} {have} {classes} classes;"
+            f" set --model.net.init_args.num_classes {classes}",
+        )
+    labels = torch.zeros(classes + 1, dtype=torch.int64, device=weight.device)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some losses only warn about sizes that don't fit
+            value = loss(logits.float().expand(classes + 1, -1), labels)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise UsageError(
+            "loss-unfit", f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})"
+        ) from error
+    if not isinstance(value, Tensor) or value.ndim:
+        raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
+
+
+def compile_net(net: nn.Module, device: torch.device) -> None:
+    """Makes `net` compile itself at its first use; its weights and their names stay the same.
+
+    Raises:
+        UserError: torch can't compile for `device`, because there is no C++ compiler or no Triton.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # imports torch's compiler: 1 s
+
+    log = logging.getLogger("torch.utils.cpp_extension")
+    log.addFilter(_is_about_this_machine)
+    try:
+        torch.compile(torch.sin)(torch.zeros(8, device=device))  # 3 s; a network takes a minute
+    except (TorchDynamoException, RuntimeError) as error:
+        raise UserError(
+            "compile-failed",
+            f"--model.compile true: torch can't compile for {device.type} here ({reason(error)});"
+            " install a C++ compiler (CPU) or Triton (CUDA), or leave the option out",
+        ) from error
+    finally:
+        log.removeFilter(_is_about_this_machine)
+    net.compile()
+
+
+def _is_about_this_machine(record: logging.LogRecord) -> bool:
+    """Drops the warning that a machine with the CUDA toolkit has no GPU: nothing is compiled for one."""
+    return "No CUDA runtime is found" not in record.getMessage()
+
+
+def fast_precision(device: torch.device) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
+    """Returns bf16 if the device multiplies it faster than float32, half on older CUDA devices, otherwise float32.
+
+    A CPU needs AMX or AVX-512-BF16: without them, bf16 works but is slower than float32.
+    """
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "16-mixed"
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "bf16-mixed"
+    return "32-true"
+
+
+def chosen_device(accelerator: Any) -> torch.device:
+    """Returns the kind of device that Lightning chooses for `--trainer.accelerator`."""
+    if accelerator in ("cuda", "gpu", "auto") and torch.cuda.is_available():
+        return torch.device("cuda", 0)
+    if accelerator in ("mps", "gpu", "auto") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def keep_freed_memory() -> None:
+    """Makes glibc keep freed blocks of less than 1 GiB (32 MiB in older versions); does nothing elsewhere.
+
+    A training step allocates the same tensors as the one before. By default, the memory of large ones goes back to the
+    system and returns page by page: 3 to 7 % of a step on a CPU, and most of what differs from run to run.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        if not mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
+            mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OF_OLD_GLIBC)
