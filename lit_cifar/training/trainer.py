@@ -298,10 +298,3 @@ def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
 def _children(trainer: pl.Trainer) -> list[Any]:
     launcher = trainer.strategy.launcher
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
-
-
-def _lost_rank(trainer: pl.Trainer, parent: int) -> int | None:
-    """Returns the rank whose process is gone: the first knows its children, and they know their parent."""
-    if os.getppid() != parent and trainer.global_rank > 0:
-        return 0
-    return next((rank for rank, process in enumerate(_children(trainer), 1) if process.poll() is not None), None)
