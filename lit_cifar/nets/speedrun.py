@@ -16,9 +16,7 @@ from torch import Tensor, nn
 from lit_cifar.nets.cpu.layers import Convolution, MaxPool, Norm
 
 PATCH = 2  # side of the patches that are whitened
-BIAS_LEARNS = (
-    0.1  # share of the training in which the whitening layer's bias learns; 0.37 in airbench, 0.025 in hiverge's
-)
+BIAS_LEARNS = 0.1  # share of the training in which the whitening layer's bias learns; airbench 0.37, hiverge 0.025
 STEEPNESS = 1.702  # SiLU of inputs this much larger is within 0.02 of GELU (arXiv 1606.08415), in 0.6 of its time
 EPSILON = 5e-4  # added to the variance of a patch's components, so that noise is not amplified
 
