@@ -251,3 +251,10 @@ def test_every_script_that_a_page_starts_exists() -> None:
     for page in PAGES:
         for script in re.findall(r"python (\S+\.py)", page.read_text(encoding="utf-8")):
             assert (ROOT / script).is_file(), (page.name, script)
+
+
+def test_every_file_of_the_package_is_in_the_tree_of_the_design() -> None:
+    (tree,) = blocks(ROOT / "docs" / "design.md", "")
+    drawn = set(drawn_paths(tree))
+    files = [path.relative_to(ROOT) for path in (ROOT / "lit_cifar").rglob("*.py")]
+    assert not [path for path in files if path not in drawn and path.name != "__init__.py"]
