@@ -204,6 +204,24 @@ def test_torch_has_its_threads_again_after_a_training_that_failed(
         torch.set_num_threads(before)
 
 
+class Threads(Callback):
+    """Notes how many threads torch has in training and in validation."""
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        self.training = torch.get_num_threads()
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        self.validation = torch.get_num_threads()
+
+
+@pytest.mark.parametrize(("batch_size", "number"), [(4, 1), (32, 3)])
+def test_only_small_batches_train_with_one_thread(train: Train, batch_size: int, number: int) -> None:
+    threads = Threads()
+    with torch_threads(3):
+        train(True, threads, batch_size=batch_size)
+    assert (threads.training, threads.validation) == (number, 3)
+
+
 class Unsure(Net):
     """Does not say that it is traceable."""
 
