@@ -91,7 +91,8 @@ def test_budgets_are_trained_from_the_shortest_on(cli: Cli, tmp_path: Path, trai
     assert result.code == 0, result.err
     assert [command[-1] for command in trained] == ["--trainer.max_epochs=2", "--trainer.max_epochs=4"]
     runs = json.loads((tmp_path / "a.json").read_text())["runs"]
-    assert [(run["epochs"], run["test_accuracy"]) for run in runs] == [(2, 0.70), (4, pytest.approx(0.72))]
+    assert [run["epochs"] for run in runs] == [2, 4]
+    assert [run["test_accuracy"] for run in runs] == pytest.approx([0.70, 0.72])
     assert (tmp_path / "a.png").is_file()
 
 
