@@ -27,7 +27,7 @@ from lit_cifar.runs.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
 )
-from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold, new_version
+from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
 from lit_cifar.runs.network import default_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
@@ -226,9 +226,7 @@ def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger
         return []
     root = trainer.default_root_dir or "."
     runs = Path(root, RUNS, name)
+    options: dict[str, Any] = {}
     if resumed and resumed.path.resolve().parents[2] == runs.resolve():
-        steps = resumed.history["trained"]["steps"]
-        options: dict[str, Any] = {"version": resumed.path.parents[1].name, "purge_step": steps + 1}
-    else:
-        options = {"version": new_version(runs)}
+        options = {"version": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
     return beside_tensorboard(trainer.logger, RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options))

@@ -102,6 +102,17 @@ class RunLogger(TensorBoardLogger):
     A thread writes the event file, and its error appears at the next event.
     """
 
+    def __init__(self, save_dir: str, name: str, version: str | None = None, **options: Any) -> None:
+        super().__init__(save_dir, name, version, **options)
+        self._run_version = version
+
+    @property
+    def version(self) -> str:
+        """Name of the run folder, which is made when it is first asked for: a run that is refused leaves none."""
+        if self._run_version is None:
+            self._run_version = new_version(Path(self.root_dir))
+        return self._run_version
+
     @property
     def experiment(self) -> Any:
         with writing(Path(self.log_dir)):
