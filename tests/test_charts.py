@@ -63,6 +63,7 @@ def test_a_class_without_images_has_a_grey_row_that_says_so(tmp_path: Path) -> N
     figure = charts.confusion([[3, 1], [0, 0]], ["a", "b"], "Confusion")
     figures.save(figure, tmp_path / "confusion.png")
     assert "no images of this class" in texts(figure)
+    assert np.ma.getmaskarray(np.ma.masked_invalid(shares_of(figure))).tolist() == [[False] * 2, [True] * 2]
     assert not any("nan" in text for text in texts(figure))
 
 
@@ -195,3 +196,26 @@ def test_no_two_names_of_the_figure_of_the_classes_overlap(names: tuple[str, ...
     width, height = figure.get_size_inches()
     box = figure.get_tightbbox().padded(-0.01)
     assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+
+
+def test_of_more_than_100_classes_those_with_the_lowest_f1_are_shown() -> None:
+    names = [f"{i:03d}" for i in range(110)]
+    scores = {name: (i * 37 % 110) / 110 for i, name in enumerate(names)}
+    report = {f"class_{score}": scores for score in ("precision", "recall", "f1")}
+    labels = charts.per_class(report, "Classes").axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == sorted(names, key=lambda name: scores[name])[:100]
+
+
+def test_the_chart_of_budgets_has_a_point_with_its_epochs_and_accuracy_for_each_training() -> None:
+    figure = charts.budgets([10.0, 42.0], [0.512, 0.7], [1, 4], "Budgets")
+    (line,) = figure.axes[0].lines
+    assert np.asarray(line.get_xydata()).tolist() == [[10, 0.512], [42, 0.7]]
+    assert {"1 epoch: 51.2 %", "4 epochs: 70.0 %"} <= set(texts(figure))
+
+
+def test_the_chart_of_learning_rates_marks_the_one_that_was_found() -> None:
+    figure = charts.learning_rates([0.001, 0.01, 0.1], [2.3, 1.5, float("inf")], 0.005)
+    curve_, found = figure.axes[0].lines
+    assert np.asarray(curve_.get_xydata())[:2].tolist() == [[0.001, 2.3], [0.01, 1.5]]
+    assert np.asarray(found.get_xdata()).tolist() == [0.005, 0.005]
+    assert labels_of(figure) == ["found: 0.005"]

@@ -42,7 +42,7 @@ def test_a_mistake_that_every_device_sees_is_printed_once(tmp_path: Path) -> Non
 def test_processes_that_are_forked_are_refused() -> None:
     process = start(*DRAWN, "--trainer.devices=2", "--trainer.strategy=ddp_fork")
     _, err = process.communicate(timeout=500)
-    assert Result(process.returncode, "", err).failed(2, "strategy-refused", "--trainer.strategy ddp_fork")
+    assert Result(process.returncode, "", err).failed(2, "value-invalid", "--trainer.strategy ddp_fork")
 
 
 def train(root: Path, devices: int, *words: str) -> None:

@@ -21,8 +21,6 @@ import yaml
 from conftest import Cli, paint_pictures
 from PIL import Image
 
-import lit_cifar
-
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,8 +31,6 @@ OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", 
 HELD_OUT = "--data.val_size=20"
 HOW_MANY_RUN = {"data.md": 6, "recipes.md": 8, "lightning.md": 6, "export.md": 3, "exactness.md": 2}
 """How many commands of each page the slow test runs, so that none escapes it."""
-needs_trainer = pytest.mark.skipif(not hasattr(lit_cifar, "Trainer"), reason="needs lit_cifar.Trainer")
-final = pytest.mark.skip(reason="needs the files and error codes of version 0.2.0 in their final places")
 
 
 def blocks(page: Path, *languages: str) -> list[str]:
@@ -83,7 +79,6 @@ def small(script: str) -> str:
     return script.replace('CIFAR10DataModule("data")', 'CIFAR10DataModule("data", val_size=20)')
 
 
-@needs_trainer
 def test_the_python_of_the_readme_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     paint_pictures(tmp_path / "data", CLASSES)
     (script,) = blocks(ROOT / "README.md", "python")
@@ -95,7 +90,6 @@ def test_the_python_of_the_readme_runs_in_a_process_of_its_own(tmp_path: Path) -
     assert finished.stdout.splitlines()[-1] in CLASSES
 
 
-@needs_trainer
 def test_the_python_of_the_docs_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,7 +223,6 @@ def drawn_paths(tree: str) -> Iterator[Path]:
                 folders.append(name)
 
 
-@final
 def test_every_file_that_the_design_names_exists() -> None:
     page = ROOT / "docs" / "design.md"
     (tree,) = blocks(page, "")
@@ -239,7 +232,6 @@ def test_every_file_that_the_design_names_exists() -> None:
     assert not missing
 
 
-@final
 def test_every_error_code_is_in_the_table_and_the_table_has_no_other() -> None:
     table = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").partition("| code |")[2].partition("\n\n")[0]
     listed = {code for row in table.splitlines() for code in re.findall(r"`([a-z-]+)`", row.split("|")[1])}
@@ -255,8 +247,14 @@ def test_every_error_code_is_in_the_table_and_the_table_has_no_other() -> None:
     assert listed <= words
 
 
-@final
 def test_every_script_that_a_page_starts_exists() -> None:
     for page in PAGES:
         for script in re.findall(r"python (\S+\.py)", page.read_text(encoding="utf-8")):
             assert (ROOT / script).is_file(), (page.name, script)
+
+
+def test_every_file_of_the_package_is_in_the_tree_of_the_design() -> None:
+    (tree,) = blocks(ROOT / "docs" / "design.md", "")
+    drawn = set(drawn_paths(tree))
+    files = [path.relative_to(ROOT) for path in (ROOT / "lit_cifar").rglob("*.py")]
+    assert not [path for path in files if path not in drawn and path.name != "__init__.py"]

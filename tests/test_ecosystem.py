@@ -10,7 +10,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Cli, Result, paint_pictures
-from pytorch_lightning.loggers import CSVLogger
 from running import start
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
@@ -73,24 +72,6 @@ def test_a_logger_without_a_needed_argument_is_told_in_a_sentence(fit: Any) -> N
     assert result.code == 2
     assert all(name in result.err for name in ("--trainer.logger", "save_dir"))
     assert result.err.count("\n") == 1
-
-
-class ImageLogger(CSVLogger):
-    """Takes images as Weights & Biases does."""
-
-    shown: list[str] = []  # noqa: RUF012
-
-    def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
-        assert Path(images[0]).read_bytes().startswith(b"\x89PNG")
-        self.shown.append(key)
-
-
-@pytest.mark.slow
-def test_a_logger_that_takes_images_gets_the_figures(fit: Any, tmp_path: Path) -> None:
-    ImageLogger.shown.clear()
-    result = fit("--trainer.logger=test_ecosystem.ImageLogger", f"--trainer.logger.save_dir={tmp_path}", epochs=1)
-    assert result.code == 0, result.err
-    assert {"confusion", "predictions", "loss", "mistakes", "training images"} <= set(ImageLogger.shown)
 
 
 @pytest.mark.slow

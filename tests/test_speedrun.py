@@ -13,7 +13,7 @@ import yaml
 from conftest import Cli, refused
 from PIL import Image, ImageFilter, ImageOps
 from running import differences
-from torch import Tensor, nn
+from torch import nn
 
 from lit_cifar import CIFAR10DataModule, LitClassifier
 from lit_cifar.data.augmentation import Augmentation
@@ -24,7 +24,6 @@ from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
 from lit_cifar.training.preparation import fast_precision
 from lit_cifar.training.schedules import LinearToZero
-from lit_cifar.training.step import DirectStep, count, take_share
 
 RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
 SMALL = (
@@ -152,25 +151,6 @@ def test_the_first_step_of_a_training_has_the_rate_that_a_rise_begins_with(pictu
     assert seen == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 2 / 3, 1 / 3])
 
 
-@pytest.mark.parametrize("size", [3, 4, 10, 100])
-def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(5))
-    images, labels = torch.randn(10, 3, 8, 8), torch.randint(0, 5, (10,))
-    logits = net(images)
-    loss = nn.functional.cross_entropy(logits, labels)
-    gradients = torch.autograd.grad(loss, list(net.parameters()))
-    loss, logits = loss.detach(), logits.detach()
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
-    step = DirectStep(net, nn.functional.cross_entropy, optimizer, context=torch.enable_grad)
-    sliced_loss, counts = step(take_share((images, labels), 10, slice_size=size))
-    assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
-    assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
-    for weight, gradient in zip(net.parameters(), gradients, strict=True):
-        assert weight.grad is not None
-        assert torch.allclose(weight.grad, gradient, atol=1e-6)
-
-
 def test_an_alternating_flip_mirrors_half_of_the_images_and_in_the_next_epoch_the_others(pictures: Path) -> None:
     images = open_images(pictures).train.images
     indices = torch.arange(len(images))
@@ -275,26 +255,6 @@ def test_a_word_that_is_not_a_choice_is_refused(cli: Cli, pictures: Path, tmp_pa
     assert result.code == 2
     assert flag.split("=")[0] in result.err
     assert result.err.count("\n") == 1
-
-
-def test_a_batch_is_cut_into_even_slices() -> None:
-    sizes: list[int] = []
-
-    class Seen(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head = nn.Linear(12, 3)
-
-        def forward(self, images: Tensor) -> Tensor:
-            sizes.append(len(images))
-            return self.head(images.flatten(1))
-
-    net = Seen()
-    batch = torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64)
-    DirectStep(net, nn.functional.cross_entropy, torch.optim.SGD(net.parameters()))(
-        take_share(batch, 501, slice_size=250)
-    )
-    assert sizes == [167] * 3
 
 
 def test_unknown_views_are_refused_from_python_too() -> None:

@@ -17,7 +17,7 @@ from lit_cifar.data.image_set import share as share_of_rank
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.recorded import RecordedStep
-from lit_cifar.training.step import DirectStep, GradientExchange, Share, take_share
+from lit_cifar.training.step import DirectStep, GradientExchange, Share, count, take_share
 
 SHARED = [(5, 1), (5, 2), (5, 3), (1, 2), (2, 3)]  # images and processes; in the last two, a share is empty
 
@@ -112,6 +112,43 @@ def test_direct_steps_exchange_gradients_whose_weighted_sum_is_that_of_the_batch
     means = record.means(one_process)
     assert means["train/loss"] == pytest.approx(float(cross_entropy(logits, labels).detach()), rel=1e-4)
     assert means["train/accuracy"] == pytest.approx(right / images)
+
+
+@pytest.mark.parametrize("size", [3, 4, 10, 100])
+def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GELU(), nn.Flatten(), nn.LazyLinear(5))
+    images, labels = torch.randn(10, 3, 8, 8), torch.randint(0, 5, (10,))
+    logits = net(images)
+    loss = cross_entropy(logits, labels)
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    loss, logits = loss.detach(), logits.detach()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
+    step = DirectStep(net, cross_entropy, optimizer, context=torch.enable_grad)
+    sliced_loss, counts = step(take_share((images, labels), 10, slice_size=size))
+    assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
+    assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
+    for weight, gradient in zip(net.parameters(), gradients, strict=True):
+        assert weight.grad is not None
+        assert torch.allclose(weight.grad, gradient, atol=1e-6)
+
+
+def test_a_batch_is_cut_into_even_slices() -> None:
+    sizes: list[int] = []
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(12, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            sizes.append(len(images))
+            return self.head(images.flatten(1))
+
+    net = Seen()
+    batch = torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64)
+    DirectStep(net, cross_entropy, torch.optim.SGD(net.parameters()))(take_share(batch, 501, slice_size=250))
+    assert sizes == [167] * 3
 
 
 def in_a_process(rank: int, store: str, work: Callable[[int], None]) -> None:

@@ -70,7 +70,6 @@ def private_uses(path: Path, lightnings: set[str]) -> list[str]:
 def test_private_names_of_lightning_are_in_one_file() -> None:
     lightnings = lightnings_private_names() - {"_is_avx512_bf16_supported", "_is_amx_tile_supported"}  # torch's
     files = [path for path in PACKAGE.rglob("*.py") if path != ADAPTER and path.name != "__main__.py"]
-    files.remove(PACKAGE / "cli" / "lightning.py")  # of LightningCLI: until the command line has a parser of its own
     found = [use for path in files for use in private_uses(path, lightnings)]
     assert found == []
     assert len(private_uses(ADAPTER, lightnings)) > 10  # the search finds those that are allowed

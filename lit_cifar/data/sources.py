@@ -50,7 +50,9 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         return _drawn()
     try:
         if root.exists() and not root.is_dir():
-            raise UsageError("data-missing", f"{root} is a file; set --data.root to the folder that holds the images")
+            raise UsageError(
+                "data-missing", f"{root} is a file, not a folder; set --data.root to the folder of the images"
+            )
         if is_folder(root):
             return Images("folder", *load_folder(root, lambda: _lock(root)))
         if not (root / cifar.FOLDER).is_dir():

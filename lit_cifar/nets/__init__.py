@@ -1,1 +1,1 @@
-"""Networks, one a file. A net keeps its constructor's arguments as attributes of the same names."""
+"""Networks, one a file. A network keeps its constructor's arguments as attributes of the same names."""

@@ -1,4 +1,4 @@
-"""ResNet-18 for 32×32 images: He et al., "Deep Residual Learning" (arXiv 1512.03385), as everybody adapts it to CIFAR.
+"""ResNet-18 (He et al., arXiv 1512.03385) in the usual adaptation to 32×32 images.
 
 The first layer is a 3×3 convolution without pooling, so that the last blocks still see 4×4 places. 11,173,962
 parameters, 0.56 GMAC an image.
@@ -11,7 +11,7 @@ from lit_cifar.nets.cpu.layers import Convolution, Norm
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions with batch normalisation, and a way round them."""
+    """Two 3×3 convolutions with batch normalisation, and a shortcut."""
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -23,24 +23,22 @@ class Block(nn.Module):
             self.shortcut.append(nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, channels, H / stride, W / stride]` of `[N, channels_in, H, W]`."""
+        """Returns `[N, channels, H / stride, W / stride]` for `[N, channels_in, H, W]`."""
         y = self.norm1(self.conv1(x)).relu()
         return (self.norm2(self.conv2(y)) + self.shortcut(x)).relu()
 
 
 class ResNet18(nn.Module):
-    """Four stages of two blocks, of 64, 128, 256 and 512 channels."""
+    """Four stages of two blocks, with 64, 128, 256 and 512 channels.
+
+    Args:
+        num_classes: Number of logits.
+    """
 
     def __init__(self, num_classes: int = 10) -> None:
-        """Sets up the layers.
-
-        Args:
-            num_classes: number of logits.
-        """
         super().__init__()
         self.num_classes = num_classes
-        stages: list[nn.Module] = []
-        channels_in = 64
+        stages, channels_in = list[nn.Module](), 64
         for channels, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
             stages += [Block(channels_in, channels, stride), Block(channels, channels, 1)]
             channels_in = channels
@@ -50,6 +48,6 @@ class ResNet18(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
+        """Returns logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         return self.head(self.stages(x).mean((2, 3)))

@@ -1,9 +1,9 @@
 """A network for records: a fixed whitening layer, then three groups of convolutions. 1,972,792 parameters.
 
-The shape is that of Keller Jordan's airbench94 (arXiv 2404.00498), which descends from David Page's and tysam-code's
-networks: the first layer turns 2×2 patches into uncorrelated numbers and is computed from the images, convolutions
-begin as the identity, and batch normalisation has no gain to learn. With a depth of 3 and widths of 128, 384 and 512
-it is airbench96's, of 9,918,776 parameters. It takes images of any side from 16 pixels, so that training can begin
+The architecture is that of Keller Jordan's airbench94 (arXiv 2404.00498), which descends from David Page's and
+tysam-code's networks: the first layer turns 2×2 patches into uncorrelated numbers and is computed from the images,
+convolutions start as the identity, and batch normalisation learns no gain. With a depth of 3 and widths of 128, 384
+and 512 it is airbench96's, with 9,918,776 parameters. Images may have any side from 16 pixels, so training can start
 with small ones.
 """
 
@@ -15,16 +15,16 @@ from torch import Tensor, nn
 
 from lit_cifar.nets.cpu.layers import Convolution, MaxPool, Norm
 
-PATCH = 2  # side of what is whitened
-LEARNS = 0.1  # of the training, in which the whitening layer's bias learns; 0.37 in airbench, 0.025 in hiverge's
-STEEPNESS = 1.702  # SiLU of numbers so much larger is GELU, but for 0.02 (arXiv 1606.08415), in 0.6 of its time
-EPSILON = 5e-4  # added to the variance of a patch's components, so that noise is not blown up
+PATCH = 2  # side of the patches that are whitened
+BIAS_LEARNS = 0.1  # share of the training in which the whitening layer's bias learns; airbench 0.37, hiverge 0.025
+STEEPNESS = 1.702  # SiLU of inputs this much larger is within 0.02 of GELU (arXiv 1606.08415), in 0.6 of its time
+EPSILON = 5e-4  # added to the variance of a patch's components, so that noise is not amplified
 
 
 class Group(nn.Module):
-    """Convolution and pooling, then one or two more convolutions; each normalised and followed by SiLU.
+    """Convolution and pooling, then one or two more convolutions; each is normalised and followed by SiLU.
 
-    A third convolution gets the output of the first added to its own.
+    The output of the first convolution is added to that of the third, if there is one.
     """
 
     def __init__(self, channels_in: int, channels: int, depth: int) -> None:
@@ -37,7 +37,7 @@ class Group(nn.Module):
         self.pool, self.activation = MaxPool(), nn.SiLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, channels, H // 2, W // 2]` of `[N, channels_in, H, W]`."""
+        """Returns `[N, channels, H // 2, W // 2]` for `[N, channels_in, H, W]`."""
         first = self.activation(self.norm1(self.pool(self.conv1(x))))
         x = self.activation(self.norm2(self.conv2(first)))
         return self.activation(self.norm3(self.conv3(x)) + first) if self.deep else x
@@ -47,15 +47,15 @@ class SpeedrunNet(nn.Module):
     """Whitening, three groups, the maximum over all places, and a linear layer.
 
     Args:
-        num_classes: number of logits.
-        widths: channels of the three groups.
-        depth: convolutions in a group, 2 or 3.
+        num_classes: Number of logits.
+        widths: Channels of the three groups.
+        depth: Convolutions in a group, 2 or 3.
     """
 
     def __init__(self, num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2) -> None:
         super().__init__()
         if depth not in (2, 3):
-            raise ValueError(f"--model.net.init_args.depth {depth} must be 2 or 3.")
+            raise ValueError(f"depth {depth} must be 2 or 3")
         self.num_classes, self.widths, self.depth = num_classes, list(widths), depth
         components = 3 * PATCH**2
         self.whiten = nn.Conv2d(3, 2 * components, PATCH)
@@ -78,21 +78,21 @@ class SpeedrunNet(nn.Module):
         self.whiten.weight.copy_(STEEPNESS * torch.cat((filters, -filters)))
 
     def begin_epoch(self, done: float) -> None:
-        """Decides whether the whitening layer's bias still learns: without, a step takes 0.81 to 0.95 of the time.
+        """Stops the whitening layer's bias from learning later on: a step then takes 0.81 to 0.95 of the time.
 
-        Weight decay moves it on.
+        Weight decay still changes it.
         """
-        self.whitening_learns = done < LEARNS
+        self.whitening_learns = done < BIAS_LEARNS
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
+        """Returns logits `[N, num_classes]` of normalised images `[N, 3, H, W]`."""
         x = self.activation(self.whiten(images.contiguous(memory_format=torch.channels_last)))
         learns = self.whitening_learns or not self.training
         x = self.groups(x if learns else x.detach()).amax((2, 3))
         logits = self.head(x) / (STEEPNESS * x.shape[1])
-        return (
-            logits if learns else logits + 0 * self.whiten.get_parameter("bias").sum()
-        )  # DistributedDataParallel wants all gradients
+        if learns:
+            return logits
+        return logits + 0 * self.whiten.get_parameter("bias").sum()  # DistributedDataParallel needs all gradients
 
 
 def _convolution(channels_in: int, channels: int) -> Convolution:
@@ -102,7 +102,7 @@ def _convolution(channels_in: int, channels: int) -> Convolution:
 
 
 def _norm(channels: int) -> Norm:
-    # 0.1 averages some 5,000 images in slices of 250; 0.4, airbench's for batches of 2,000, is 0.2 % less accurate
+    # 0.1 averages some 5,000 images in slices of 250; airbench's 0.4, for batches of 2,000, is 0.2 % less accurate
     norm = Norm(channels, eps=1e-12, momentum=0.1)
     nn.init.constant_(norm.weight, STEEPNESS).requires_grad_(False)
     return norm

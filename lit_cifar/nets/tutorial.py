@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 
 class Net(nn.Module):
-    """Two convolutions with max-pooling, then three fully connected layers."""
+    """Two convolutions with max-pooling, then three fully connected layers.
 
-    traceable = True  # forward always runs the same operations, so that a step may be recorded once
+    Args:
+        num_classes: Number of logits.
+    """
+
+    traceable = True
+    """The forward pass always runs the same operations, so a step can be recorded once."""
 
     def __init__(self, num_classes: int = 10) -> None:
-        """Sets up the layers.
-
-        Args:
-            num_classes: number of logits.
-        """
         super().__init__()
         self.num_classes = num_classes
         self.conv1 = nn.Conv2d(3, 6, 5)
@@ -27,7 +27,7 @@ class Net(nn.Module):
         self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
+        """Returns logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
         x = self.pool(self.conv1(images).relu())
         x = self.pool(self.conv2(x).relu())
         x = x.flatten(1)

@@ -28,12 +28,10 @@ from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.divergence import DivergenceWatch
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.optimizers import Muon, new_optimizer
-from lit_cifar.training.predictor import Predictor, require
+from lit_cifar.training.predictor import EVALUATION, Predictor, require
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, count, take_share
-
-FINDERS = (LearningRateFinder, BatchSizeFinder)
 
 
 class LitClassifier(Predictor):
@@ -108,43 +106,30 @@ class LitClassifier(Predictor):
             self._checked = parts
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Makes the optimizer with the learning rate of the recipe.
-
-        Raises:
-            UsageError: It refuses its arguments.
-        """
+        """Makes the optimizer with the learning rate of the recipe."""
         return new_optimizer(self.make_optimizer, self.parameters())
 
     def make_card(self, data: CIFAR10DataModule) -> RunCard:
-        """Returns what trains on these data.
-
-        Raises:
-            UsageError: A part of it can't be written down.
-        """
+        """Returns what trains on these data."""
         optimizer = describe(self.make_optimizer)
         if self.lr is not None:
             optimizer["init_args"]["lr"] = self.lr
         schedule = self.make_lr_scheduler and describe(self.make_lr_scheduler)
         transform = data.augmentation.transform
         return RunCard(
-            recipe=self.recipe,
+            **{name: getattr(data, name) for name in ("val_size", "batch_size", "seed")},
+            **{name: getattr(self, name) for name in ("recipe", "slice_size", *EVALUATION)},
             net=self.net_description,
             classes=list(data.classes),
             dataset=data.images.kind,
             images=data.checksum,
             mean=list(data.mean),
             std=list(data.std),
-            val_size=data.val_size,
-            batch_size=data.batch_size,
-            seed=data.seed,
             augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
             optimizer=optimizer,
             lr_scheduler=schedule and schedule | {"interval": self.lr_scheduler_interval},
             loss=describe(self.loss),
-            slice_size=self.slice_size,
             sides=[[*pair] for pair in self.sides],
-            test_time_augmentation=self.test_time_augmentation,
-            confidence_threshold=self.confidence_threshold,
         )
 
     def setup(self, stage: str) -> None:
@@ -153,7 +138,8 @@ class LitClassifier(Predictor):
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
         self.check(data)
         if stage == "fit":
-            self._finding = any(isinstance(callback, FINDERS) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]
+            finders = (LearningRateFinder, BatchSizeFinder)
+            self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
             if not self.whitened:
                 whiten(self.net, data)
                 self.whitened = True
@@ -166,9 +152,8 @@ class LitClassifier(Predictor):
         optimizer = self.new_optimizer()
         if isinstance(optimizer, Muon):
             optimizer.use_precision(str(self.trainer.precision))
-        if self.lr is not None:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr
+        for group in optimizer.param_groups if self.lr is not None else ():
+            group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
         scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
@@ -195,20 +180,16 @@ class LitClassifier(Predictor):
         if begin := getattr(self.net, "begin_epoch", None):
             begin(share_done(self.trainer, self.current_epoch))
 
-    @property
-    def _train_loader(self) -> BatchLoader:
-        return cast(BatchLoader, self.trainer.train_dataloader)
-
     def on_train_epoch_start(self) -> None:
         self._begin_epoch()
         middle = share_done(self.trainer, self.current_epoch + 0.5)
         sides = [side for share, side in self.sides if share <= middle]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
-        self._train_loader.set_epoch(epoch, sides[-1] if sides else None)
+        cast(BatchLoader, self.trainer.train_dataloader).set_epoch(epoch, sides[-1] if sides else None)
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""
-        whole = self._train_loader.images_in_batch(batch_idx)
+        whole = cast(BatchLoader, self.trainer.train_dataloader).images_in_batch(batch_idx)
         return take_share(batch, whole, self.trainer.world_size, self.slice_size)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -304,15 +285,12 @@ class LitClassifier(Predictor):
         """Restores the state of the run that wrote the checkpoint."""
         card = RunCard.from_dict(checkpoint[KEY]["card"])
         if tuple(card.classes) != self.datamodule.classes:
-            raise UsageError(
-                "data-classes",
-                f"The network knows the classes {', '.join(card.classes)}, but those of {self.datamodule.title} are"
-                f" {', '.join(self.datamodule.classes)}; use other images with --data.root, or another --ckpt_path",
-            )
+            known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)
+            sentence = f"The network knows the classes {known}, but {self.datamodule.title} has {found};"
+            raise UsageError("data-classes", f"{sentence} use other images with --data.root, or another --ckpt_path")
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             assert self.card is not None
-            names = ("dataset", "images", "test_time_augmentation", "confidence_threshold")
-            self.card = replace(card, **{name: getattr(self.card, name) for name in names})
+            self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
         self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test
         weights = checkpoint["state_dict"]

@@ -20,6 +20,8 @@ from lit_cifar.runs.card import Description, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import Checkpoint, read_checkpoint
 from lit_cifar.runs.network import build_net, check_net
 
+EVALUATION = ("test_time_augmentation", "confidence_threshold")
+
 
 class Predictor(pl.LightningModule):
     """What LitClassifier is apart from its training."""
@@ -71,7 +73,7 @@ class Predictor(pl.LightningModule):
             check_net(card.net, checkpoint.path)
         if test_time_augmentation is not None:
             card = replace(card, test_time_augmentation=test_time_augmentation)
-        settings = {name: getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
+        settings = {name: getattr(card, name) for name in EVALUATION}
         try:
             module = cls(build_net(card.net) if net is None else net, **settings)
             module.load_state_dict(checkpoint.weights)

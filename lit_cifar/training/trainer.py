@@ -65,15 +65,15 @@ class Trainer(pl.Trainer):
     def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
         """Runs a fit, validation, test or prediction; in its own process if they are spawned."""
         ours = isinstance(model, LitClassifier)
-        if self._default_bar is not None:
-            bar = LitProgressBar() if ours else self._default_bar
-            self.callbacks = [bar if isinstance(each, ProgressBar) else each for each in self.callbacks]  # type: ignore[has-type]
+        if self._default_bar is not None and ours is not isinstance(self.progress_bar_callback, LitProgressBar):
+            bar = LitProgressBar() if ours else self._default_bar  # first, so that it has gone when others print
+            others = [each for each in self.callbacks if not isinstance(each, ProgressBar)]  # type: ignore[has-type]
+            self.callbacks = [bar, *others] if ours else [*others, bar]
         if not ours:
             return super()._run(model, *args, **kwargs)
         self._threads = torch.get_num_threads()
         with warnings.catch_warnings(), _leaner_loops(self.fit_loop):
-            # Lightning 2.6 with torch 2.14
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # with torch 2.14
             return super()._run(model, *args, **kwargs)
 
     def plan_epoch(self, module: LitClassifier) -> None:
@@ -111,8 +111,7 @@ class Trainer(pl.Trainer):
             return RecordedStep(module.net, module.loss, optimizer, exchange)
         return DirectStep(module.net, module.loss, optimizer, exchange, self.precision_plugin.forward_context)
 
-    def has_small_batches(self, module: LitClassifier) -> bool:
-        """Returns whether a step is so little work that one CPU thread is enough."""
+    def has_small_batches(self, module: LitClassifier) -> bool:  # for which one CPU thread is enough
         return module.device.type == "cpu" and module.datamodule.batch_size <= SMALL_BATCH * self.world_size
 
 
@@ -167,13 +166,12 @@ class EpochLoop(_TrainingEpochLoop):
         if not self.trainer.is_lean or self.restarting:
             super().advance(data_fetcher)
             return
-        batch, _, _ = next(data_fetcher)
-        batch_idx = self.batch_idx + 1
+        (batch, _, _), batch_idx = next(data_fetcher), self.batch_idx + 1
         self.batch_progress.is_last_batch = data_fetcher.done
         self.batch_progress.increment_ready()
         self.batch_progress.increment_started()
-        batch_and_index = OrderedDict(batch=batch, batch_idx=batch_idx)
-        output = self.automatic_optimization.run(self.trainer.optimizers[0], batch_idx, batch_and_index)
+        arguments = OrderedDict(batch=batch, batch_idx=batch_idx)
+        output = self.automatic_optimization.run(self.trainer.optimizers[0], batch_idx, arguments)
         self.batch_progress.increment_processed()
         if self.trainer.lr_scheduler_configs:
             self.update_lr_schedulers("step", update_plateau_schedulers=False)
@@ -261,23 +259,14 @@ def learning_rate_is_updated(callback: LearningRateFinder) -> bool:
 
 
 def refuse_spawned(trainer: pl.Trainer, strategy: str) -> None:
-    """Refuses strategies for notebooks, whose processes are spawned or forked: the report would stay in a child.
-
-    Raises:
-        UsageError: The strategy is one of them.
-    """
+    """Raises UsageError for strategies that spawn or fork processes: they are for notebooks, and reports get lost."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise UsageError("strategy-refused", f"--trainer.strategy {strategy} is for notebooks; use ddp")
+        raise UsageError("value-invalid", f"--trainer.strategy {strategy} is for notebooks; use ddp")
 
 
 @contextmanager
 def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
-    """Turns the broken connection that a dead process leaves into a sentence that names its rank.
-
-    Raises:
-        UserError: Another process died.
-        KeyboardInterrupt: Ctrl-C, for which Lightning would exit without a message.
-    """
+    """Raises UserError with the rank of a process that died, and KeyboardInterrupt instead of Lightning's exit."""
     parent = os.getppid()
     try:
         yield
@@ -295,22 +284,17 @@ def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
     except (RuntimeError, torch.distributed.DistBackendError) as error:
         if trainer.world_size == 1 or isinstance(error, torch.OutOfMemoryError):
             raise
-        until = time.monotonic() + LOST_SECONDS
-        while (rank := _lost_rank(trainer, parent)) is None and time.monotonic() < until:
+        until, lost = time.monotonic() + LOST_SECONDS, list[int]()
+        while not lost and time.monotonic() < until:  # the first rank knows its children, and they know their parent
+            lost = [rank for rank, process in enumerate(_children(trainer), 1) if process.poll() is not None]
+            lost += [0] if os.getppid() != parent and trainer.global_rank > 0 else []
             time.sleep(0.05)
-        if rank is None:
+        if not lost:
             raise
-        sentence = f"the process of rank {rank} died, so the run has ended; resume it with --ckpt_path last"
+        sentence = f"the process of rank {lost[0]} died, so the run has ended; resume it with --ckpt_path last"
         raise UserError("process-lost", sentence) from error
 
 
 def _children(trainer: pl.Trainer) -> list[Any]:
     launcher = trainer.strategy.launcher
     return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []
-
-
-def _lost_rank(trainer: pl.Trainer, parent: int) -> int | None:
-    """Returns the rank whose process is gone: the first knows its children, and they know their parent."""
-    if os.getppid() != parent and trainer.global_rank > 0:
-        return 0
-    return next((rank for rank, process in enumerate(_children(trainer), 1) if process.poll() is not None), None)

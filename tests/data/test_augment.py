@@ -155,6 +155,34 @@ def test_flip_mirrors_about_half_of_the_images_and_leaves_the_others() -> None:
     assert 880 < mirrored.sum() < 1120  # 5 standard deviations
 
 
+@pytest.mark.parametrize(("flip", "crop", "cutout"), [(True, 0, 0), (False, 4, 0), (True, 2, 0), (False, 0, 7)])
+def test_an_image_is_flipped_cropped_and_cut_as_the_numbers_drawn_for_it_say(
+    flip: bool, crop: int, cutout: int
+) -> None:
+    images, indices = noise(50), torch.arange(1000, 1050)
+    numbers = draw(3, 4, indices, (2, 2 * crop + 1, 2 * crop + 1, 32, 32))
+    augmented = Augmentation(flip=flip, crop=crop, cutout=cutout)(images, indices, 3, 4).numpy()
+    for i, (mirrored, down, right, centre_y, centre_x) in enumerate(torch.stack(numbers, dim=1).tolist()):
+        expected = images[i].numpy()
+        if flip and mirrored:
+            expected = expected[:, :, ::-1]
+        padded = np.pad(expected, ((0, 0), (crop, crop), (crop, crop)), mode="reflect")
+        expected = padded[:, down : down + 32, right : right + 32].copy()
+        top, left = centre_y - cutout // 2, centre_x - cutout // 2
+        expected[:, max(top, 0) : top + cutout, max(left, 0) : left + cutout] = 128
+        assert (augmented[i] == expected).all()
+
+
+def test_alternate_flips_mirror_an_image_in_every_second_epoch_half_of_them_in_the_first() -> None:
+    images, indices = noise(400), torch.arange(400)
+    epochs = [Augmentation(flip="alternate")(images, indices, 5, epoch) for epoch in range(4)]
+    mirrored = (epochs[0] == images.flip(-1)).flatten(1).all(1)
+    assert 150 < mirrored.sum() < 250  # 5 standard deviations
+    for epoch, flipped in enumerate(epochs):
+        now = mirrored if epoch % 2 == 0 else ~mirrored
+        assert torch.equal(flipped, torch.where(now[:, None, None, None], images.flip(-1), images))
+
+
 @pytest.mark.parametrize("crop", [1, 4, 31])
 def test_a_crop_is_a_window_of_the_image_as_numpy_pads_it(crop: int) -> None:
     images, indices = noise(200), torch.arange(200)

@@ -16,6 +16,8 @@ from lit_cifar.data.pictures import MANY
 from lit_cifar.data.sources import open_images
 from lit_cifar.errors import UserError
 
+pytest.importorskip("fcntl", reason="needs a POSIX system: signals that kill")
+
 READING = "lit_cifar.data.image_files"
 
 

@@ -35,6 +35,8 @@ from mirrors import (
 
 from lit_cifar.data.download import Archive, download
 
+pytest.importorskip("fcntl", reason="needs a POSIX system: signals that kill")
+
 __all__ = ["closed", "mirror", "no_proxy"]  # fixtures
 
 

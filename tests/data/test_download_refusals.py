@@ -39,7 +39,6 @@ from mirrors import (
 
 from lit_cifar.data.download import DownloadError, download, md5_of
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.files import amount, free
 
 __all__ = ["closed", "mirror", "no_proxy", "silent"]  # fixtures
 
@@ -123,9 +122,8 @@ def test_an_address_that_is_not_of_the_web_is_refused_before_anything_is_asked(
 
 
 def no_room(root: Path) -> AbstractContextManager[None]:
-    """Expects that the archive's size and the free space in `root` are named, and how to choose another folder."""
-    names = str(root), "some.tar.gz", "3,000 kB", f"{amount(free(root))} are free", "--data.root"
-    return refused(UserError, "disk-full", *names)
+    """Expects an error with the size of the archive, the free space in `root`, and how to choose another folder."""
+    return refused(UserError, "disk-full", str(root), "some.tar.gz", "3,000 kB", "kB are free", "--data.root")
 
 
 def test_a_disk_without_room_is_noticed_before_a_mirror_is_asked(

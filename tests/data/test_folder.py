@@ -65,6 +65,25 @@ def test_the_cache_is_used_and_a_picture_added_removed_or_changed_makes_it_anew(
     assert torch.equal(open_images(pictures).train.images[40], torch.from_numpy(np.array(flipped)).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize("what", ["name", "size", "time"])
+def test_the_cache_is_rebuilt_if_only_the_name_the_size_or_the_time_of_a_picture_changes(
+    pictures: Path, what: str
+) -> None:
+    picture = pictures / "train" / "bird" / "000.png"
+    red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
+    red.save(picture, compress_level=0)
+    before, stat = open_images(pictures), picture.stat()
+    if what == "name":  # it becomes the last of its class
+        picture = picture.rename(picture.with_name("999.png"))
+    else:
+        blue.save(picture, compress_level=0 if what == "time" else 9)
+    os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns + (what == "time")))
+    assert (picture.stat().st_size != stat.st_size) == (what == "size")
+    after = open_images(pictures)
+    assert not same(after, before)
+    assert torch.equal(after.train.images[59 if what == "name" else 40], pixels_of(picture))
+
+
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])
 def test_a_cache_that_is_cut_short_or_not_ours_is_made_anew(pictures: Path, content: bytes) -> None:
     right = open_images(pictures)

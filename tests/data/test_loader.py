@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.augmentation import Augmentation, draw
 from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.data.loader import CHUNK, BatchLoader
 
@@ -229,6 +229,21 @@ def test_all_images_are_taken_by_default_and_the_data_set_is_left_as_it_is() -> 
     assert sorted(numbers(batches)) == list(range(30))
     assert torch.equal(few.images, images(30).images)
     assert batches.classes == CIFAR10_CLASSES
+
+
+def test_jitter_adds_its_offset_to_normalised_values_and_then_multiplies_them() -> None:
+    mean, std, jitter, steps = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), 0.3, 2**20
+    options: dict[str, Any] = {"shuffle": False, "mean": mean, "std": std}
+    batches = loader(40, 40, augmentation=Augmentation(jitter=jitter), **options)
+    batches.set_epoch(2)
+    ((jittered, _),) = batches
+    offsets, factors = draw(3, 2, torch.arange(40), (1,) * 6 + (steps, steps))[6:]
+    for i in range(40):
+        offset, factor = (jitter * (2 * numbers[i].item() / (steps - 1) - 1) for numbers in (offsets, factors))
+        for channel in range(3):
+            normalised = (NOISE.images[i, channel].double() / 255 - mean[channel]) / std[channel]
+            expected = (normalised + offset) * (1 + factor)
+            torch.testing.assert_close(jittered[i, channel].double(), expected, rtol=0, atol=1e-5)
 
 
 def test_jitter_gives_each_image_an_offset_and_a_factor_of_its_own() -> None:

@@ -13,7 +13,6 @@ import pytest
 from running import start
 from serving import save_checkpoint
 
-GARBLED = "Invalid HTTP request received."  # uvicorn's own answer
 linux = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="needs Linux: reads the peak of memory from /proc"
 )

@@ -1,6 +1,5 @@
 """Hundreds of short epochs: neither memory nor open files nor the time of an epoch grow, and logs as documented."""
 
-import resource
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytorch_lightning as pl
 from conftest import Cli
 
 from lit_cifar.training.callbacks.progress import LitProgressBar
+
+resource = pytest.importorskip("resource", reason="needs a POSIX system: limits and peaks of memory")
 
 EPOCHS = 600
 EVENTS = 450  # bytes of an epoch with three classes: 3 + 5 points

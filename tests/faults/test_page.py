@@ -8,12 +8,13 @@ import socket
 import struct
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import uvicorn
 from conftest import Cli
-from demo_process import GARBLED, Demo, answer, demo, linux
+from demo_process import Demo, answer, demo, linux
 from PIL import Image
 from running import start
 from serving import bomb, picture, save_checkpoint
@@ -129,13 +130,11 @@ def test_whatever_is_asked_wrongly_is_refused(demo: Demo) -> None:
     for path in PATHS:
         assert demo.send(f"GET {path} HTTP/1.1".encode())[0] == 404, path
     assert demo.send(b"GET /images/99999999999999999999999999.png HTTP/1.1")[0] == 404
-    for line in (
-        b"GET /\0 HTTP/1.1",
-        b"GET / /x HTTP/1.1",
-        b"\x16\x03\x01\x02\0",
-        b"GET / HTTP/1.1\r\nA: " + b"a" * 2**17,
-    ):
-        assert demo.send(line) == (400, GARBLED), line[:20]
+    for line in (b"GET /\0 HTTP/1.1", b"GET / /x HTTP/1.1", b"\x16\x03\x01\x02\0"):
+        assert demo.send(line)[0] == 400, line
+    with suppress(ConnectionResetError):  # uvicorn closes without reading the rest
+        assert demo.send(b"GET / HTTP/1.1\r\nA: " + b"a" * 2**17)[0] == 400
+    assert demo.send(b"GET / HTTP/1.1\r\nA: " + b"a" * 2**15 + b"\r\nB:")[0] == 200
     for method in ("GET", "PUT", "DELETE", "OPTIONS", "TRACE", "NONSENSE"):
         assert demo.send(f"{method} /predict HTTP/1.1".encode())[0] == 405, method
     for path in ("/", "/about", "/page.js", "/images/1.png"):

@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demo_process import GARBLED, Demo, answer, demo, linux
+from demo_process import Demo, answer, demo, linux
 from serving import picture
 
 from lit_cifar.deploy.demo import server
@@ -36,7 +36,7 @@ def test_a_hundred_megabytes_are_refused_and_not_kept(demo: Demo) -> None:
         connection.sendall(
             b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"zz\r\n"
         )
-        assert answer(connection) == (400, GARBLED)
+        assert answer(connection)[0] == 400
     assert demo.peak() - before < 60  # MiB
     assert demo.predict(picture())[0] == 200
 

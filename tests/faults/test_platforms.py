@@ -1,9 +1,7 @@
 """Other platforms and shells: spawned processes, odd paths and encodings, no home, no terminal, a narrow one."""
 
 import errno
-import fcntl
 import os
-import pty
 import re
 import shutil
 import signal
@@ -17,6 +15,9 @@ from pathlib import Path
 import pytest
 from conftest import paint_pictures
 from rich.cells import cell_len
+
+fcntl = pytest.importorskip("fcntl", reason="needs a POSIX system: terminals and their sizes")
+pty = pytest.importorskip("pty", reason="needs a POSIX system: terminals and their sizes")
 
 CHECKOUT = Path(__file__).parents[2]
 PYTHON = [sys.executable, "-m", "lit_cifar"]

@@ -203,7 +203,7 @@ def _file(name: str, kind: str) -> Any:
 def _check_kind(headers: Headers) -> None:
     kind = headers.get("content-type", "image/").lower()
     if not kind.startswith(("image/", "application/octet-stream")):
-        raise HTTPException(415, f"The Content-Type says that this is not a picture. Send {NAMED} as image/….")
+        raise HTTPException(415, f"This is not a picture. Send {NAMED}.")
     _check_size(int(headers.get("content-length", 0)))
 
 

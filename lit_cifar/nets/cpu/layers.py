@@ -1,26 +1,26 @@
-"""Layers that train faster on a CPU than torch's, and are torch's elsewhere."""
+"""Layers that train faster on a CPU than torch's, and are torch's otherwise."""
 
 import torch
 from torch import Tensor, nn
 
 from lit_cifar.nets.cpu import narrow, winograd
 
-FEWEST = 64  # channels in and out: with fewer, Winograd's ways there and back take what the products save
-NARROW = 9  # places in a row, up to which the gradients of bf16 filters are faster with all images in one
+FEWEST = 64  # channels in and out; with fewer, Winograd's transforms cost as much as the products save
+NARROW = 9  # pixels in a row up to which gradients of bf16 filters are faster with all images in one
 
 
 class Convolution(nn.Conv2d):
-    """A 3×3 convolution with zeros around, without bias.
+    """A 3×3 convolution with zero padding, without bias.
 
-    Where it trains on a CPU and keeps height and width, float32 with many channels goes Winograd's way, and bf16 of
-    narrow images that of `narrow.py`.
+    When it trains on a CPU and keeps height and width, it uses winograd.py for float32 with many channels, and
+    narrow.py for bf16 images of few pixels in a row.
     """
 
     def __init__(self, channels_in: int, channels: int, stride: int = 1) -> None:
         super().__init__(channels_in, channels, 3, stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, channels, H / stride, W / stride]` of `[N, channels_in, H, W]`."""
+        """Returns `[N, channels, H / stride, W / stride]` for `[N, channels_in, H, W]`."""
         if self.stride == (1, 1) and self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
             if x.dtype == torch.bfloat16 and x.shape[3] <= NARROW:
                 return narrow.convolve(x, self.weight.to(x.dtype))
@@ -31,34 +31,32 @@ class Convolution(nn.Conv2d):
 
 
 class Norm(nn.BatchNorm2d):
-    """Batch normalisation that keeps the order in memory, and takes a last batch of one place of one image."""
+    """Batch normalisation that keeps the order in memory, and accepts a last batch of a single pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H, W]` of the same."""
-        if x.numel() == x.shape[1]:  # which has no variance: as in evaluation
+        if x.numel() == x.shape[1]:  # a single pixel has no variance; normalise as in evaluation
             mean, variance = self.running_mean, self.running_var
             return nn.functional.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
-        if not _has_places_first(x):
+        if not _has_pixels_first(x):
             return super().forward(x)
-        places = x.permute(2, 3, 0, 1)
-        y = super().forward(places.reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2))
-        return y.permute(0, 2, 3, 1).reshape(places.shape).permute(2, 3, 0, 1)
+        pixels = x.permute(2, 3, 0, 1)
+        y = super().forward(pixels.reshape(1, -1, 1, x.shape[1]).permute(0, 3, 1, 2))
+        return y.permute(0, 2, 3, 1).reshape(pixels.shape).permute(2, 3, 0, 1)
 
 
 class MaxPool(nn.MaxPool2d):
-    """The maximum of 2×2 places, which keeps the order in memory."""
+    """The maximum of 2×2 pixels, which keeps the order in memory."""
 
     def __init__(self) -> None:
         super().__init__(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C, H // 2, W // 2]` of `[N, C, H, W]`."""
-        if not _has_places_first(x):
+        if not _has_pixels_first(x):
             return super().forward(x)
         images, channels, height, width = x.shape
         y = super().forward(x.permute(2, 3, 0, 1).reshape(1, height, width, -1).permute(0, 3, 1, 2))
         return y.permute(0, 2, 3, 1).unflatten(3, (images, channels))[0].permute(2, 3, 0, 1)
 
 
-def _has_places_first(x: Tensor) -> bool:
+def _has_pixels_first(x: Tensor) -> bool:
     return x.permute(2, 3, 0, 1).is_contiguous() and not x.is_contiguous(memory_format=torch.channels_last)

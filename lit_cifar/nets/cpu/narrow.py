@@ -1,8 +1,8 @@
-"""3×3 convolutions of small images, whose filters' gradient takes a tenth to two thirds of the time, in bf16 on a CPU.
+"""3×3 convolutions of small images in bf16 on a CPU: filters' gradients in a tenth to two thirds of the time.
 
-A filter's gradient sums over places. oneDNN hands the matrix unit (AMX) one row of one image at a time, and the unit
-sums 32 places at once: of a row of 7, it wastes three quarters. Here all images are one, with rows of `W · N` places:
-with places first in memory, `[H, W, N, C]`, the place beside is `N` further on, which is a convolution dilated by `N`.
+The gradient of a filter sums over pixels. oneDNN gives the matrix unit (AMX) one row of one image at a time, and the
+unit sums 32 pixels at once: a row of 7 wastes three quarters. Here all images become one, with rows of `W · N` pixels.
+With pixels first in memory, `[H, W, N, C]`, the next pixel is `N` places away, which is a convolution dilated by `N`.
 """
 
 from typing import Any
@@ -14,13 +14,13 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
-    """`[N, K, H, W]` of `x`, `[N, C, H, W]`, and 3×3 filters `[K, C, 3, 3]`, zeros around."""
+    """Returns `[N, K, H, W]` for `x`, `[N, C, H, W]`, and 3×3 filters `[K, C, 3, 3]`, with zero padding."""
     y: Tensor = _Convolve.apply(x, weight)
     return y
 
 
 class _Convolve(torch.autograd.Function):
-    """torch's convolution, but for the gradient of the filters."""
+    """torch's convolution, except for the gradient of the filters."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -39,5 +39,5 @@ class _Convolve(torch.autograd.Function):
 
 
 def _in_one(x: Tensor) -> Tensor:
-    """`[1, C, H, W · N]` of `[N, C, H, W]`, channels last."""
+    """Returns `[1, C, H, W · N]` for `[N, C, H, W]`, channels last."""
     return x.permute(2, 3, 0, 1).flatten(1, 2)[None].permute(0, 3, 1, 2)
