@@ -14,9 +14,7 @@ class UserError(Exception):
     on_every_rank = False
     """Whether all processes of a run raise it at once, so that only the first should print it."""
 
-    def __init__(self, code: str, sentence: str = "") -> None:
-        if not sentence:  # not yet converted
-            code, sentence = "", code
+    def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
 

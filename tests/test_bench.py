@@ -91,7 +91,8 @@ def test_budgets_are_trained_from_the_shortest_on(cli: Cli, tmp_path: Path, trai
     assert result.code == 0, result.err
     assert [command[-1] for command in trained] == ["--trainer.max_epochs=2", "--trainer.max_epochs=4"]
     runs = json.loads((tmp_path / "a.json").read_text())["runs"]
-    assert [(run["epochs"], run["test_accuracy"]) for run in runs] == [(2, 0.70), (4, pytest.approx(0.72))]
+    assert [run["epochs"] for run in runs] == [2, 4]
+    assert [run["test_accuracy"] for run in runs] == pytest.approx([0.70, 0.72])
     assert (tmp_path / "a.png").is_file()
 
 
@@ -106,16 +107,11 @@ def test_budgets_are_trained_from_the_shortest_on(cli: Cli, tmp_path: Path, trai
         (["--runs=two"], "value-wrong-type", "--runs"),
         (["--runs=1", "--output=nowhere/bench.json"], "output-refused", "nowhere"),
         (["--runs=1", "--output=bench.png"], "output-refused", "bench.png"),
-        (["--runs=1", "--config=nowhere.yaml"], "", "nowhere.yaml"),  # with the code that fit gives it
+        (["--runs=1", "--config=nowhere.yaml"], "recipe-missing", "nowhere.yaml"),  # with the code that fit gives it
     ],
 )
 def test_a_mistake_gives_one_sentence(cli: Cli, words: list[str], error: str, name: str) -> None:
-    result = cli("bench", *words)
-    if error:
-        assert result.failed(2, error, name)
-    else:
-        assert (result.code, result.err.count("\n")) == (2, 1), result.err
-        assert name in result.err
+    assert cli("bench", *words).failed(2, error, name)
 
 
 def test_speed_measures_all_sides_in_turns_and_compares_their_medians(

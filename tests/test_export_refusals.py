@@ -158,8 +158,8 @@ def test_without_the_extra_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "error", "name"),
     [
-        (["--format=tflite"], "", "'onnx', 'torch', 'safetensors'"),
-        (["--fromat=onnx"], "", "--format"),
+        (["--format=tflite"], "value-invalid", "'onnx', 'torch', 'safetensors'"),
+        (["--fromat=onnx"], "flag-unknown", "--format"),
         (["--ckpt_path=gone.ckpt"], "checkpoint-missing", "gone.ckpt"),
         (["--ckpt_path=best"], "checkpoint-missing", "best.ckpt"),
         (["--output=folder"], "output-refused", "folder/model.onnx"),
@@ -187,10 +187,8 @@ def test_bad_words_are_refused_in_one_sentence(
     Path("net.ckpt").write_bytes(exported.checkpoint.read_bytes())
     before = sorted(tmp_path.rglob("*"))
     result = cli("export", "--ckpt_path=net.ckpt", *words)
-    if error:
-        assert result.failed(2, error, name)
-    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1), result.err
-    assert name in result.err
+    assert result.failed(2, error, name)
+    assert result.out == ""
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -224,9 +222,9 @@ def command(checkpoint: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "error", "name"),
     [
-        (cut, 2, "", "lit_cifar.nets.tutorial.Net"),
+        (cut, 2, "network-unfit", "lit_cifar.nets.tutorial.Net"),
         (without_classes, 1, "checkpoint-damaged", "classes"),
-        (odd_arguments, 2, "", "lit_cifar.nets.tutorial.Net"),
+        (odd_arguments, 2, "network-unfit", "lit_cifar.nets.tutorial.Net"),
         (payload, 2, "checkpoint-foreign", ""),
         (command, 2, "network-untrusted", "os.system"),
     ],
@@ -246,10 +244,7 @@ def test_a_damaged_or_malicious_checkpoint_is_refused(
     spoil(checkpoint)
     torch.save(checkpoint, "bad.ckpt")
     result = cli("export", "--ckpt_path=bad.ckpt")
-    if error:
-        assert result.failed(code, error, "--ckpt_path bad.ckpt", name)
-    assert (result.code, result.err.count("\n")) == (code, 1), result.err
-    assert "--ckpt_path bad.ckpt" in result.err and name in result.err
+    assert result.failed(code, error, "--ckpt_path bad.ckpt", name)
     assert [path.name for path in tmp_path.iterdir()] == ["bad.ckpt"]
 
 

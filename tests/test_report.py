@@ -12,6 +12,7 @@ import torch
 from conftest import CLASSES, Cli, paint_pictures
 from drawing import Page
 from pytorch_lightning import Trainer
+from pytorch_lightning.callbacks import LearningRateFinder
 from pytorch_lightning.tuner import lr_finder
 from torchmetrics.functional.classification import (
     multiclass_calibration_error,
@@ -22,7 +23,7 @@ from torchmetrics.functional.classification import (
 
 from lit_cifar.evaluation.confidence import RANKED
 from lit_cifar.nets.tutorial import Net
-from lit_cifar.report.finders import Finders
+from lit_cifar.report.finders import BETA, Finders
 from lit_cifar.report.run_report import in_order
 from lit_cifar.training.classifier import LitClassifier
 
@@ -174,3 +175,16 @@ def test_lightning_s_bar_while_a_learning_rate_is_searched_is_put_back_after_an_
         assert lr_finder.tqdm is not bar  # type: ignore[attr-defined]
         end(finders)
         assert lr_finder.tqdm is bar  # type: ignore[attr-defined]
+
+
+def test_the_learning_rate_is_a_tenth_of_that_with_the_smallest_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    rates, losses = [1e-4, 1e-3, 1e-2, 1e-1, 1.0], [2.3, 2.2, 1.5, 2.0, 9.0]
+    means, mean = [], 0.0
+    for i, loss in enumerate(losses):  # as Lightning averages them
+        mean = BETA * mean + (1 - BETA) * loss
+        means.append(mean / (1 - BETA ** (i + 2)))
+    finder, module = LearningRateFinder(), LitClassifier(Net())
+    finder.optimal_lr = cast(Any, SimpleNamespace(results={"lr": rates, "loss": means}))
+    Finders().on_fit_start(SimpleNamespace(callbacks=[finder], loggers=[], is_global_zero=True), module)
+    assert module.lr == pytest.approx(1e-3)
+    assert "0.001" in capsys.readouterr().out

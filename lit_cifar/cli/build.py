@@ -72,7 +72,7 @@ def build(command: str, words: list[str], description: str) -> Run:
     path = str(start.path) if start else None
     if given.own_classes:
         made = parser.make(config)
-        callbacks = [*_asked(made.trainer.callbacks), WholeConfig(_as_yaml(parser, config))]
+        callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
         return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
 
     if os.environ.get(DRAWN_INSTEAD):
@@ -101,7 +101,7 @@ def build(command: str, words: list[str], description: str) -> Run:
             callbacks.append(best := BestCheckpoint())
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
-        callbacks.append(WholeConfig(_as_yaml(parser, config)))
+        callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
     loggers = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=loggers)
@@ -113,18 +113,15 @@ def build(command: str, words: list[str], description: str) -> Run:
 
 def _checkpoint(command: str, given: Given) -> Checkpoint | None:
     """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of a recipe if named."""
-    path = given.get("ckpt_path")
-    if not path and command == "fit" and given.get("resume") == "auto":
-        path, must_exist = "last", False
-    elif not path:
+    named = given.get("ckpt_path")
+    path = named or ("last" if command == "fit" and given.get("resume") == "auto" else None)
+    if not path:
         if command == "fit" or any(word.startswith(("-h", "--help", "--print_config")) for word in given.words):
             return None
         sentence = f"{command} needs --ckpt_path: a path, or best or last for the newest run's"
         raise UsageError("value-missing", sentence)
-    else:
-        must_exist = True
     found = _newest(command, path, given) if path in ("last", "best") else read_checkpoint(path)
-    if found is None and must_exist:
+    if found is None and named:
         root = given.get("trainer.default_root_dir") or "."
         raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
     if found and command == "fit" and found.path.name == "last.ckpt":
@@ -177,10 +174,6 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         if net:
             parser.set_defaults({"model.net": net})
     return parser
-
-
-def _as_yaml(parser: Parser, config: Any) -> str:
-    return parser.dump(config, skip_unset=False)
 
 
 def _trainer(settings: Any, **ours: Any) -> Trainer:

@@ -49,40 +49,52 @@ UNACTIONABLE = (
 
 @contextmanager
 def process_settings() -> Iterator[None]:
-    """Sets environment variables, output streams and garbage collection for one command."""
-    with ExitStack() as stack:
-        stack.enter_context(_environment())
-        stack.enter_context(_streams())
-        stack.enter_context(_collection())
-        yield
+    """Sets environment variables, garbage collection and output streams for one command."""
+    environment, is_collecting, frozen = dict(os.environ), gc.isenabled(), gc.get_freeze_count()
+    for name, value in BEFORE_TORCH.items():
+        os.environ.setdefault(name, value)
+    gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
+    try:
+        with _streams():
+            yield
+    finally:
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
+        os.environ.update(environment)
+        if not frozen:
+            gc.unfreeze()
+        (gc.enable if is_collecting else gc.disable)()
+
+
+def collect_from_now_on() -> None:
+    """Turns garbage collection on again, for what is made after the imports."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    gc.enable()
 
 
 @contextmanager
 def library_settings() -> Iterator[None]:
     """Silences remarks that a user can't act on, and teaches jsonargparse and PyYAML the types of our parameters."""
-    with ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    levels = {name: logging.getLogger(name).level for name in LEVELS}
+    hook = threading.excepthook
+    with warnings.catch_warnings(), ExitStack() as stack:
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)
-        stack.enter_context(_logging_levels())
+        for name, level in LEVELS.items():
+            logging.getLogger(name).setLevel(level)
         if "pytorch_lightning" in sys.modules:  # bench has no use for it
-            stack.enter_context(_threads())
+            from lit_cifar.runs.folder import quiet_about_disk_errors
+
+            threading.excepthook = quiet_about_disk_errors
             stack.enter_context(_registered_types())
-        stack.callback(_leave_process_group)
-        yield
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    before = dict(os.environ)
-    for name, value in BEFORE_TORCH.items():
-        os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        for name in os.environ.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+            threading.excepthook = hook
+            _leave_process_group()
 
 
 @contextmanager
@@ -133,51 +145,6 @@ def _unencodable(encoding: str) -> dict[int, str]:
 def leave_broken_pipe() -> None:
     """Sends what is left in stdout's buffer nowhere, since nobody reads it and Python would fail when it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
-@contextmanager
-def _collection() -> Iterator[None]:
-    """Lets `collect_from_now_on` freeze what importing torch and Lightning made, and thaws it at the end."""
-    enabled, frozen = gc.isenabled(), gc.get_freeze_count()
-    gc.disable()  # the imports make a million objects and no garbage: 0.5 s of 4.5
-    try:
-        yield
-    finally:
-        if not frozen:
-            gc.unfreeze()
-        (gc.enable if enabled else gc.disable)()
-
-
-def collect_from_now_on() -> None:
-    """Turns garbage collection on again, for what is made after the imports."""
-    if not gc.get_freeze_count():
-        gc.freeze()
-    gc.enable()
-
-
-@contextmanager
-def _logging_levels() -> Iterator[None]:
-    loggers = [(logging.getLogger(name), level) for name, level in LEVELS.items()]
-    before = [logger.level for logger, _ in loggers]
-    for logger, level in loggers:
-        logger.setLevel(level)
-    try:
-        yield
-    finally:
-        for (logger, _), level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
-@contextmanager
-def _threads() -> Iterator[None]:
-    from lit_cifar.runs.folder import quiet_about_disk_errors
-
-    before = threading.excepthook
-    threading.excepthook = quiet_about_disk_errors
-    try:
-        yield
-    finally:
-        threading.excepthook = before
 
 
 @contextmanager

@@ -63,7 +63,6 @@ class Trainer(pl.Trainer):
         self._threads = torch.get_num_threads()
 
     def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
-        """Runs a fit, validation, test or prediction; in its own process if they are spawned."""
         ours = isinstance(model, LitClassifier)
         if self._default_bar is not None and ours is not isinstance(self.progress_bar_callback, LitProgressBar):
             bar = LitProgressBar() if ours else self._default_bar  # first, so that it has gone when others print
@@ -74,6 +73,7 @@ class Trainer(pl.Trainer):
         self._threads = torch.get_num_threads()
         with warnings.catch_warnings(), _leaner_loops(self.fit_loop):
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # with torch 2.14
+            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # val_size is 0
             return super()._run(model, *args, **kwargs)
 
     def plan_epoch(self, module: LitClassifier) -> None:

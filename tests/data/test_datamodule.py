@@ -9,6 +9,7 @@ from conftest import refused
 from torch import Tensor
 
 from lit_cifar.data import datamodule
+from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
@@ -85,6 +86,26 @@ def test_training_and_validation_batches_are_those_of_the_split(module: Any) -> 
     test, labels = next(iter(loaders[2]))
     assert torch.equal(((test + 1) * 127.5).round().byte(), data.images.test.images), "not augmented"
     assert torch.equal(labels, data.images.test.labels)
+
+
+def test_batches_are_augmented_in_training_alone_and_normalised_under_the_seed_of_the_module(module: Any) -> None:
+    options: dict[str, Any] = {"seed": 9, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
+    data = module(val_size=25, batch_size=8, eval_batch_size=10, flip=True, crop=4, cutout=8, jitter=0.1, **options)
+    train, validation = data.split()
+    augmentation = Augmentation(flip=True, crop=4, cutout=8, jitter=0.1)
+    images, test = data.images.train, data.images.test
+    pairs = [
+        (
+            data.train_dataloader(),
+            BatchLoader(images, 8, indices=train, shuffle=True, augmentation=augmentation, **options),
+        ),
+        (data.val_dataloader(), BatchLoader(images, 10, indices=validation, **options)),
+        (data.test_dataloader(), BatchLoader(test, 10, **options)),
+    ]
+    for loader, expected in pairs:
+        for (pixels, labels), (right, right_labels) in zip(loader, expected, strict=True):
+            assert torch.equal(pixels, right)
+            assert torch.equal(labels, right_labels)
 
 
 def test_without_held_out_images_all_are_trained_on_and_there_is_no_validation(module: Any) -> None:

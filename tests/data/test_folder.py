@@ -73,15 +73,18 @@ def test_the_cache_is_rebuilt_if_only_the_name_the_size_or_the_time_of_a_picture
     red, blue = Image.new("RGB", (32, 32), "red"), Image.new("RGB", (32, 32), "blue")
     red.save(picture, compress_level=0)
     before, stat = open_images(pictures), picture.stat()
-    if what == "name":  # it becomes the last of its class
-        picture = picture.rename(picture.with_name("999.png"))
+    if what == "name":  # the last car becomes the first bird, so that the order stays and the label changes
+        last = pictures / "train" / CLASSES[1] / "019.png"
+        stat, picture = last.stat(), last.rename(picture.with_name("!.png"))
     else:
         blue.save(picture, compress_level=0 if what == "time" else 9)
     os.utime(picture, ns=(stat.st_atime_ns, stat.st_mtime_ns + (what == "time")))
     assert (picture.stat().st_size != stat.st_size) == (what == "size")
     after = open_images(pictures)
     assert not same(after, before)
-    assert torch.equal(after.train.images[59 if what == "name" else 40], pixels_of(picture))
+    place = 39 if what == "name" else 40
+    assert torch.equal(after.train.images[place], pixels_of(picture))
+    assert after.train.labels[place] == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"not a zip", b"PK\x03\x04"])
@@ -90,6 +93,17 @@ def test_a_cache_that_is_cut_short_or_not_ours_is_made_anew(pictures: Path, cont
     (pictures / CACHE).write_bytes(content)
     assert same(open_images(pictures), right)
     assert (pictures / CACHE).stat().st_size > 100_000
+
+
+def test_a_cache_whose_header_was_damaged_is_made_anew(pictures: Path) -> None:
+    right = open_images(pictures)
+    content = (pictures / CACHE).read_bytes()
+    for shape, shorter in ((b"(24,)", b"(23,)"), (b"(60, 3, 32, 32)", b"(60, 3, 32, 22)")):
+        assert content.count(shape) == 1
+        (pictures / CACHE).write_bytes(content.replace(shape, shorter))  # numpy reads no further, not up to the CRC
+        again = open_images(pictures)
+        assert same(again, right)
+        assert len(again.test.labels) == 24
 
 
 def test_a_cache_with_a_pickle_in_it_runs_nothing(pictures: Path, tmp_path: Path) -> None:

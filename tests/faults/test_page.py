@@ -4,7 +4,6 @@ import io
 import os
 import re
 import signal
-import socket
 import struct
 import time
 import zlib
@@ -204,11 +203,9 @@ def test_ctrl_c_waits_for_no_upload_and_leaves_no_traceback(tmp_path: Path) -> N
 def test_one_who_names_no_host_is_reached_from_this_machine_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    listeners: list[socket.socket] = []
-    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: listeners.extend(sockets))
+    addresses: list[str] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: addresses.append(sockets[0].getsockname()[0]))
     result = cli("demo", "--port=0", "--ckpt_path", save_checkpoint(tmp_path / "best.ckpt"))
     assert result.code == 0, result.err
-    (listener,) = listeners
-    assert listener.getsockname()[0] == "127.0.0.1"
+    assert addresses == ["127.0.0.1"]
     assert "Anyone" not in result.out
-    listener.close()

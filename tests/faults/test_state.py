@@ -18,7 +18,7 @@ import torch
 import yaml
 from conftest import Cli, checkpoint
 from jsonargparse import get_loader
-from jsonargparse.typing import get_registered_type
+from jsonargparse.typing import get_registered_type, registered_type_handlers
 
 LOGGERS = (
     "",
@@ -62,6 +62,20 @@ COMMANDS: list[tuple[int, str, list[str]]] = [
 ]
 
 
+def make_other_than_commands_would(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undoes what an earlier command may have left, which would hide that this one leaves it again."""
+    warnings.resetwarnings()
+    for name in LOGGERS:
+        monkeypatch.setattr(logging.getLogger(name), "level", 17)
+    for name in [name for name in os.environ if name.startswith(("LIT_CIFAR", "PL_", "KINETO", "GOMP"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
+    monkeypatch.delitem(registered_type_handlers, torch.device, raising=False)
+    if "yaml_multi_representers" in vars(yaml.SafeDumper):
+        monkeypatch.delattr(yaml.SafeDumper, "yaml_multi_representers")
+    gc.unfreeze()
+
+
 def test_commands_in_one_process_leave_it_as_it_was(
     cli: Cli, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,13 +86,17 @@ def test_commands_in_one_process_leave_it_as_it_was(
     content = bytearray(checkpoint(runs).read_bytes())
     content[len(content) // 2] ^= 255
     Path("damaged.ckpt").write_bytes(content)
-    before = state()
-    for code, name, words in COMMANDS:
-        replaced = [word.replace("BEST", str(checkpoint(runs))).replace("TUTORIAL", str(tutorial)) for word in words]
-        result = cli(*replaced)
-        assert result.code == code, (name, result)
-        after = state()
-        assert {key: value for key, value in after.items() if value != before[key]} == {}, name
+    with warnings.catch_warnings():
+        make_other_than_commands_would(monkeypatch)
+        before = state()
+        for code, name, words in COMMANDS:
+            paths = {"BEST": str(checkpoint(runs)), "TUTORIAL": str(tutorial)}
+            result = cli(
+                *[word.replace("BEST", paths["BEST"]).replace("TUTORIAL", paths["TUTORIAL"]) for word in words]
+            )
+            assert result.code == code, (name, result)
+            after = state()
+            assert {key: value for key, value in after.items() if value != before[key]} == {}, name
 
 
 IMPORT = """
