@@ -87,21 +87,14 @@ def test_the_mean_colour_of_an_image_says_nothing_of_its_class(drawn: tuple[Imag
     assert accuracy(-torch.cdist(test_colours, class_means), drawn[1].labels) < 0.15  # chance is 0.1 ± 0.01
 
 
-@pytest.mark.slow
-def test_a_small_convolutional_net_learns_the_classes_from_3000_images(drawn: tuple[ImageSet, ImageSet]) -> None:
-    train, test = (part.images.float() / 127.5 - 1 for part in drawn)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(
-            *(nn.Conv2d(3, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2), nn.ReLU()),
-            *(nn.Flatten(), nn.Linear(32 * 5 * 5, 10)),
-        )
-        optimizer = torch.optim.Adam(net.parameters(), lr=0.003)
-        for _ in range(6):
-            for batch in torch.randperm(3000).split(50):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(net(train[batch]), drawn[0].labels[batch]).backward()
-                optimizer.step()
-    with torch.no_grad():
-        reached = accuracy(net(test), drawn[1].labels)
-    assert reached > 0.6  # 0.92 when this was written
+def test_the_shape_of_an_image_tells_its_class(drawn: tuple[ImageSet, ImageSet]) -> None:
+    def shapes(part: ImageSet) -> Tensor:
+        """How far each point's brightness is from that of the left and right edge, at half the size."""
+        grey = part.images.float().mean(1, keepdim=True)
+        edges = torch.cat((grey[..., :2].flatten(1), grey[..., -2:].flatten(1)), dim=1)
+        distance = (grey - edges.median(1).values[:, None, None, None]).abs()
+        return nn.functional.normalize(nn.functional.avg_pool2d(distance, 2).flatten(1))
+
+    nearest = (shapes(drawn[1]) @ shapes(drawn[0]).T).argmax(1)
+    reached = (drawn[0].labels[nearest] == drawn[1].labels).float().mean()
+    assert reached > 0.85  # 0.92 when this was written; chance is 0.1

@@ -173,9 +173,10 @@ def enlarged(path: Path, side: int) -> bytes:
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_damaged_exif_data_and_a_bomb_are_named(pictures: Path) -> None:
     path = pictures / "train" / "bird" / "a.jpg"
-    for content in (damaged_exif(), *(enlarged(pictures / "train" / "bird" / "000.png", n) for n in (10_000, 60_000))):
+    bombs = [enlarged(pictures / "train" / "bird" / "000.png", side) for side in (10_000, 60_000)]
+    for content, why in ((damaged_exif(), "damaged"), *((bomb, "million pixels") for bomb in bombs)):
         path.write_bytes(content)
-        with refused(UserError, "picture-unreadable", str(path)):
+        with refused(UserError, "picture-unreadable", str(path), why):
             open_images(pictures)
 
 
