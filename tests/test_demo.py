@@ -102,6 +102,28 @@ def test_a_file_at_the_limit_is_read_and_one_over_it_refused(server: int) -> Non
     assert ask(server, "/predict", picture())[0] == 200
 
 
+def test_a_file_that_grows_over_the_limit_as_it_arrives_is_refused(server: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server, timeout=60)
+    connection.request("POST", "/predict", iter([bytes(2**20)] * 21), encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_pictures_give_back_the_memory_they_held(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = picture(300)
+    monkeypatch.setattr("lit_cifar.deploy.demo.server.HELD", len(content))
+    assert [ask(server, "/predict", content)[0] for _ in range(3)] == [200] * 3
+    assert ask(server, "/predict", content + b"\0")[0] == 503
+    assert ask(server, "/predict", content)[0] == 200
+
+
+def test_a_picture_that_does_not_arrive_in_time_is_given_up(server: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_cifar.deploy.demo.server.SECONDS", 0.2)
+    with socket.create_connection(("127.0.0.1", server), timeout=60) as connection:
+        connection.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf")
+        assert connection.recv(2**16).startswith(b"HTTP/1.1 408 ")
+
+
 def test_more_connections_than_the_limit_are_refused_until_some_close(server: int) -> None:
     held = [socket.create_connection(("127.0.0.1", server)) for _ in range(CONNECTIONS - 1)]
     deadline = time.monotonic() + 60

@@ -1,11 +1,16 @@
 """Where a network looked."""
 
+import io
+
 import pytest
 import torch
+from conftest import refused
+from PIL import Image
 from serving import classifier_of, picture
 from torch import Tensor, nn
 
-from lit_cifar.deploy.demo.looking import activation_map, look
+from lit_cifar.deploy.demo.looking import activation_map, decode, enlarged, look
+from lit_cifar.errors import UserError
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
 from lit_cifar.nets.tutorial import Net
@@ -46,6 +51,56 @@ def test_the_map_is_highest_where_a_network_that_sees_red_finds_it() -> None:
     assert values[4:12, 20:28].min() == 1
     values[4:12, 20:28] = 0
     assert values.max() == 0
+
+
+class SeesColours(nn.Module):
+    """Class k is the mean of channel k; the modules are listed in the opposite order of that in which they run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second = nn.Conv2d(3, 3, 2, stride=2, bias=False)
+        self.first = nn.Conv2d(3, 3, 1, bias=False)
+        self.first.weight.data = torch.eye(3).view(3, 3, 1, 1)
+        self.second.weight.data = torch.eye(3).view(3, 3, 1, 1).expand(3, 3, 2, 2) / 4
+
+    def forward(self, images: Tensor) -> Tensor:
+        mean = self.second(self.first(images)).relu().mean((2, 3))
+        return torch.cat((mean, torch.zeros(len(images), 7)), 1)
+
+
+def test_the_map_is_that_of_the_class_asked_for_on_the_convolution_that_runs_last() -> None:
+    classifier, pixels = classifier_of(SeesColours()), torch.zeros(3, 32, 32, dtype=torch.uint8)
+    for channel in range(3):
+        pixels[channel, :, 8 * channel : 8 * channel + 8] = 255
+    for channel in range(3):
+        values = activation_map(classifier, pixels, channel)
+        assert values is not None
+        expected = torch.zeros(16, 16)
+        expected[:, 4 * channel : 4 * channel + 4] = 1
+        torch.testing.assert_close(values, expected)
+
+
+def test_what_the_network_looked_at_stays_clear_and_the_rest_turns_grey() -> None:
+    pixels = torch.tensor([0, 128, 200], dtype=torch.uint8).view(1, 3, 1).expand(3, 3, 2)
+    assert torch.equal(enlarged(pixels, torch.ones(4, 4)), enlarged(pixels))
+    assert torch.equal(enlarged(pixels)[:, ::8, ::8], pixels)
+    grey = enlarged(pixels, torch.zeros(4, 4))
+    assert grey[0, ::8, 0].tolist() == [109, 128, 139]  # 15 % of the way from 128: 108.8, 128, 138.8
+
+
+def progressive(passes: int) -> bytes:
+    """A JPEG whose last pass is repeated until it has so many."""
+    file = io.BytesIO()
+    Image.new("L", (32, 32), 200).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * (passes - content.count(b"\xff\xda") + 1) + content[-2:]
+
+
+def test_a_jpeg_of_up_to_100_passes_is_decoded() -> None:
+    assert decode(progressive(100)).shape == (3, 32, 32)
+    with refused(UserError, "picture-too-large", "100 passes"):
+        decode(progressive(101))
 
 
 def test_a_network_without_convolutions_has_no_map() -> None:
