@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
 import pytest
 from conftest import Cli
@@ -59,7 +60,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     class Process:
         returncode = 0
 
-        def __init__(self, command: list[str], **_: object) -> None:
+        def __init__(self, command: list[str]) -> None:
             commands.append(command)
 
         def communicate(self) -> tuple[str, str]:
@@ -68,7 +69,12 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
             (tmp_path / "report.json").write_text(json.dumps(report | about))
             return f"Run folder: {tmp_path}/ with report.json\n", ""
 
-    monkeypatch.setattr(subprocess, "Popen", Process)
+    real = subprocess.Popen
+
+    def start(command: list[str], **options: Any) -> Any:
+        return Process(command) if "fit" in command else real(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
     return commands
 
 

@@ -29,6 +29,7 @@ def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path
     places = {image.numpy().tobytes(): i for i, image in enumerate(test.images)}
     chosen = torch.tensor([places[image.numpy().tobytes()] for image in gallery.images])
     assert len(set(chosen.tolist())) == 1000 < len(test.labels)
+    assert chosen.tolist() != sorted(chosen.tolist())
     assert torch.equal(gallery.labels, test.labels[chosen])
     assert len(set(gallery.labels.tolist())) == 10
     assert torch.equal(gallery.predicted, classifier.predict(test.images[chosen]).argmax(1))

@@ -58,21 +58,38 @@ def test_a_file_that_predicts_something_else_is_not_written(
     assert [path.read_text() for path in tmp_path.iterdir()] == ["of yesterday"]
 
 
-def test_a_file_that_computes_nan_is_not_written_even_if_its_classes_are_right(
-    cli: Cli, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("bias", "scale", "error", "names"),
+    [
+        (100, 1, [torch.nan, 0.0, 0.0], ["nan", " 0 of 24 images"]),
+        (0, 0, [0.0, 1e-5, 0.0], ["e-06", " 24 of 24 images"]),
+    ],
+)
+def test_a_file_is_not_written_if_only_its_probabilities_or_only_its_classes_are_wrong(
+    cli: Cli,
+    exported: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bias: int,
+    scale: int,
+    error: list[float],
+    names: list[str],
 ) -> None:
     checkpoint = torch.load(exported.checkpoint, weights_only=True)
-    checkpoint["state_dict"]["net.fc3.bias"][0] = 100  # all are planes, and so says the argmax of a row of NaN
-    torch.save(checkpoint, tmp_path / "planes.ckpt")
+    checkpoint["state_dict"]["net.fc3.bias"][0] += bias  # 100: all are planes, and so says the argmax of a row of NaN
+    checkpoint["state_dict"]["net.fc3.weight"] *= scale
+    checkpoint["state_dict"]["net.fc3.bias"] *= scale
+    torch.save(checkpoint, tmp_path / "odd.ckpt")
     honest = Net.forward
 
     def forward(self: Net, images: Tensor) -> Tensor:
-        return honest(self, images) * (torch.nan if torch.compiler.is_exporting() else 1)
+        logits = honest(self, images)
+        return logits + torch.tensor(error) if torch.compiler.is_exporting() else logits
 
     monkeypatch.setattr(Net, "forward", forward)
-    words = ("--ckpt_path", tmp_path / "planes.ckpt", "--format=torch", "--output", tmp_path / "model.pt2")
+    words = ("--ckpt_path", tmp_path / "odd.ckpt", "--format=torch", "--output", tmp_path / "model.pt2")
     result = cli("export", *words, "--data.root", exported.folder / "pictures")
-    assert result.failed(1, "export-differs", "nan", " 0 of 24 images")
+    assert result.failed(1, "export-differs", *names)
     assert not (tmp_path / "model.pt2").exists()
 
 
