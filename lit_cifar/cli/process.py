@@ -119,11 +119,6 @@ def _substituted(error: UnicodeError) -> tuple[str, int]:
     return "".join(SUBSTITUTES.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
-def leave_broken_pipe() -> None:
-    """Sends what is left in stdout's buffer nowhere, since nobody reads it and Python would fail when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 @contextmanager
 def _registered_types() -> Iterator[None]:
     """Types that Lightning's callbacks and torchvision's transforms have as parameters, and config.yaml must hold."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, reason
 
 LARGEST = 1_000_000  # bytes; a recipe has about a thousand
 MOST_VALUES = 10_000  # counting those that an alias repeats
@@ -125,13 +125,11 @@ def _load(path: Path) -> Any:
         raise UsageError("recipe-missing", f"--config {path} does not exist; recipes are in configs/") from error
     except RecursionError as error:
         raise _invalid(path, "its values are nested too deeply") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}: {getattr(error, 'problem', '')})" if mark else ""
-        raise UsageError("recipe-unreadable", f"--config {path} is not valid YAML{where}; correct it") from error
-    except (OSError, ValueError) as error:  # a path with a NUL, bytes that are not UTF-8, a number that is too long
-        why = "it is not text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
-        raise UsageError("recipe-unreadable", f"--config {path} can't be read: {why}; name a YAML file") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a path with NUL, not UTF-8, a long number
+        why = getattr(error, "strerror", None) or reason(error)
+        if mark := getattr(error, "problem_mark", None):
+            why = f"line {mark.line + 1}: {getattr(error, 'problem', why)}"
+        raise UsageError("recipe-unreadable", f"--config {path} can't be read as YAML: {why}") from error
 
 
 def _invalid(path: object, why: str) -> UsageError:
