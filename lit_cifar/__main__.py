@@ -3,11 +3,12 @@
 import errno
 import os
 import sys
+import textwrap
 import traceback
 from pathlib import Path
 from typing import NoReturn
 
-from lit_cifar.cli.process import leave_broken_pipe, process_settings
+from lit_cifar.cli.process import process_settings
 from lit_cifar.errors import UserError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -15,25 +16,18 @@ UNWRITABLE |= {errno.EPERM, errno.EIO, errno.EFBIG, errno.ENAMETOOLONG}
 
 
 def main() -> None:
-    """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C.
-
-    An unexpected error gets a sentence too; Python's development mode (`python -X dev`) shows its traceback.
-    """
+    """Runs the command line: exit code 0, 1 for a failure, 2 for a wrong use, 130 after Ctrl-C."""
     with process_settings():
         try:
             from lit_cifar.cli.commands import run
 
             run(sys.argv[1:])
         except UserError as error:
-            if error.on_every_rank and not _is_first_rank():
-                sys.exit(error.exit_code)
-            _stop(str(error), error.code, error.exit_code)
+            _stop(str(error), error.code, error.exit_code, is_shown=not error.on_every_rank or _is_first_rank())
         except KeyboardInterrupt:
-            if not _is_first_rank():
-                sys.exit(130)
-            _stop("stopped by Ctrl-C", "interrupted", 130)
+            _stop("stopped by Ctrl-C", "interrupted", 130, is_shown=_is_first_rank())
         except BrokenPipeError:  # `| head`
-            leave_broken_pipe()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail to write what is left in the buffer
             sys.exit(141)
         except UnicodeEncodeError as error:  # a path with letters that a C locale has no bytes for
             sentence = f"{error.object!a} is not ASCII, the only encoding of this locale; start again with PYTHONUTF8=1"
@@ -58,15 +52,14 @@ def _is_first_rank() -> bool:
 
 def _unexpected(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    what = what if len(what) <= 500 else f"{what[:500]} …"
+    what = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" …")
     return f"{what} ({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the traceback"
 
 
-def _stop(sentence: str, code: str, exit_code: int) -> NoReturn:
-    # it may quote a file's content, which must not control the terminal
-    shown = "".join(letter if letter.isprintable() else "?" for letter in sentence)
-    print(f"lit_cifar: {shown} [{code}]" if code else f"lit_cifar: {shown}", file=sys.stderr)
+def _stop(sentence: str, code: str, exit_code: int, is_shown: bool = True) -> NoReturn:
+    if is_shown:  # it may quote a file's content, which must not control the terminal
+        printable = "".join(letter if letter.isprintable() else "?" for letter in sentence)
+        print(f"lit_cifar: {printable} [{code}]", file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -1,8 +1,4 @@
-"""`python -m lit_cifar bench`: trains a recipe with several seeds, or for several numbers of epochs.
-
-Shows how far results vary from seed to seed, and what accuracy comes of how much time. Each training runs in a process
-of its own.
-"""
+"""`python -m lit_cifar bench`: trains with several seeds or numbers of epochs, each time in a process of its own."""
 
 import argparse
 import json
@@ -11,8 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -35,10 +30,9 @@ def main(argv: list[str]) -> None:
         allow_abbrev=False,
         exit_on_error=False,
     )
-    tutorial = recipes_folder() / "tutorial.yaml"
     parser.add_argument("--runs", type=int, help="Train this many times, with seeds 0, 1, 2, …")
     parser.add_argument("--epochs", help="Train for each of these numbers of epochs, such as 2,4,8, and draw a figure.")
-    parser.add_argument("--config", default=str(tutorial), help="The recipe; by default, the tutorial's.")
+    parser.add_argument("--config", default=str(recipes_folder() / "tutorial.yaml"), help="By default, the tutorial.")
     parser.add_argument("--output", type=Path, default=Path("bench.json"), help="File to write (default: bench.json).")
     try:
         options, flags = parser.parse_known_args(argv)
@@ -51,11 +45,25 @@ def main(argv: list[str]) -> None:
     if options.output.is_dir() or not options.output.parent.is_dir() or options.output.suffix == ".png":
         raise UsageError("output-refused", f"--output {options.output} must be a JSON file in a folder that exists")
     command = [sys.executable, "-m", "lit_cifar", "fit", "--config", options.config, *flags, "--resume=never"]
-    with _sigterm_exits():
-        if options.runs:
-            found = _repeat(command, options.runs)
-        else:
-            found = _budgets(command, _numbers(options.epochs), options.output.with_suffix(".png"))
+    name, flag, values = "seed", "seed_everything", list(range(options.runs or 0))
+    if options.epochs is not None:
+        name, flag, values = "epochs", "trainer.max_epochs", _numbers(options.epochs)
+    with ExitStack() as stack:  # SIGTERM becomes an exception, so that it ends the training too
+        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)))
+        reports = [_train([*command, f"--{flag}={value}"], f"{name.title()} {value}") for value in values]
+    seconds = [report["train_seconds"] + report["test_seconds"] for report in reports]
+    accuracies = [report["test_accuracy"] for report in reports]
+    found: dict[str, Any] = {key: reports[0][key] for key in ("recipe", "dataset", "device_name", "precision")}
+    kept = ("test_accuracy", "train_seconds", "test_seconds")
+    found["runs"] = [
+        {name: value} | {key: report[key] for key in kept} for value, report in zip(values, reports, strict=True)
+    ]
+    if options.runs:
+        found |= _summary(accuracies, seconds)
+    else:
+        title = f"Accuracy against time: {found['recipe']} on {found['device_name']}"
+        drawn = charts.budgets(seconds, accuracies, values, title)
+        print(f"Written: {figures.save(drawn, options.output.with_suffix('.png'), '--output')}")
     write_whole(options.output, json.dumps(found, indent=2) + "\n", "--output")
     print(f"Written: {options.output}")
 
@@ -67,24 +75,10 @@ def _numbers(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-@contextmanager
-def _sigterm_exits() -> Iterator[None]:
-    """Turns SIGTERM into an exception, so that it ends the training too."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _repeat(command: list[str], count: int) -> dict[str, Any]:
-    trained = [_train(command, "seed", seed, f"--seed_everything={seed}") for seed in range(count)]
-    runs = [run for run, _ in trained]
-    accuracies = [run["test_accuracy"] for run in runs]
-    mean = fmean(accuracies)
-    mean_seconds = fmean(run["train_seconds"] + run["test_seconds"] for run in runs)
-    found = trained[0][1] | {"runs": runs, "mean_accuracy": mean, "mean_seconds": mean_seconds}
+def _summary(accuracies: list[float], seconds: list[float]) -> dict[str, Any]:
+    count, mean, mean_seconds = len(accuracies), fmean(accuracies), fmean(seconds)
     print(f"Mean of {tables.plural(count, 'run')}: {mean * 100:.2f} % in {tables.duration(mean_seconds)}")
+    found: dict[str, Any] = {"mean_accuracy": mean, "mean_seconds": mean_seconds}
     if count > 1:
         spread, freedom = stdev(accuracies), count - 1
         t = T_95[freedom - 1] if freedom <= len(T_95) else 1.96 + 2.5 / freedom  # within 0.002
@@ -94,26 +88,15 @@ def _repeat(command: list[str], count: int) -> dict[str, Any]:
     return found
 
 
-def _budgets(command: list[str], epochs: list[int], path: Path) -> dict[str, Any]:
-    trained = [_train(command, "epochs", number, f"--trainer.max_epochs={number}") for number in epochs]
-    runs, about = [run for run, _ in trained], trained[0][1]
-    seconds = [run["train_seconds"] + run["test_seconds"] for run in runs]
-    title = f"Accuracy against time: {about['recipe']} on {about['device_name']}"
-    drawn = charts.budgets(seconds, [run["test_accuracy"] for run in runs], epochs, title)
-    print(f"Written: {figures.save(drawn, path, '--output')}")
-    return about | {"runs": runs}
-
-
-def _train(command: list[str], name: str, value: int, flag: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Trains once, prints a line, and returns the run's results and what all runs have in common."""
-    folder = re.search(r"^Run folder: (.*?)/ with", _printed([*command, flag]), re.MULTILINE)
+def _train(command: list[str], name: str) -> dict[str, Any]:
+    """Trains once, prints a line, and returns the run's report."""
+    folder = re.search(r"^Run folder: (.*?)/ with", _printed(command), re.MULTILINE)
     if folder is None:
         raise UsageError("report-missing", "the run wrote no report, which bench needs; leave --trainer.logger on")
-    report = json.loads(Path(folder[1], "report.json").read_text(encoding="utf-8"))
-    run = {name: value} | {key: report[key] for key in ("test_accuracy", "train_seconds", "test_seconds")}
+    report: dict[str, Any] = json.loads(Path(folder[1], "report.json").read_text(encoding="utf-8"))
     seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
-    print(f"{name.title()} {value}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
-    return run, {key: report[key] for key in ("recipe", "dataset", "device_name", "precision")}
+    print(f"{name}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
+    return report
 
 
 def _printed(command: list[str]) -> str:

@@ -18,15 +18,7 @@ from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
-from lit_cifar.runs.card import Description
-from lit_cifar.runs.checkpoint import (
-    Checkpoint,
-    RunCheckpoints,
-    check_resumable,
-    find_checkpoint,
-    newest_checkpoint,
-    read_checkpoint,
-)
+from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
 from lit_cifar.runs.network import default_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
@@ -42,18 +34,14 @@ class Run(NamedTuple):
     trainer: Trainer
     model: pl.LightningModule
     data: pl.LightningDataModule
-    checkpoint: str | None
-    """Path of the checkpoint to start from."""
-    best: BestCheckpoint | None
-    """Keeps the best weights of a training; None if nothing is held out to measure them on."""
+    checkpoint: str | None  # path of the one to start from
+    best: BestCheckpoint | None  # None if nothing is held out to measure weights on
 
 
 def build(command: str, words: list[str], description: str) -> Run:
     """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
 
-    Raises:
-        UsageError: A word, a recipe or a value is wrong.
-        UserError: A file is damaged, or can't be read or downloaded.
+    Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
     """
     if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
@@ -93,7 +81,10 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     callbacks = _asked(made.trainer.callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
-        callbacks = _with_finders(callbacks, command, start, data)
+        if start and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+            data.batch_size = start.card.batch_size
+        others = [callback for callback in callbacks if not isinstance(callback, FINDERS)]
+        callbacks = others if command != "fit" or start else [Finders(), *callbacks]  # they run before a new training
     callbacks.append(RunReport())
     best = None
     if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
@@ -103,8 +94,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if not made.trainer.fast_dev_run:
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
-    loggers = _loggers(made.trainer, name, start if is_resumed else None)
-    trainer = _trainer(made.trainer, callbacks=callbacks, logger=loggers)
+    logger = _loggers(made.trainer, name, start if is_resumed else None)
+    trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)
     refuse_spawned(trainer, made.trainer.strategy)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
         trainer.strategy.checkpoint_io = RunCheckpoints(start)
@@ -118,32 +109,30 @@ def _checkpoint(command: str, given: Given) -> Checkpoint | None:
     if not path:
         if command == "fit" or any(word.startswith(("-h", "--help", "--print_config")) for word in given.words):
             return None
-        sentence = f"{command} needs --ckpt_path: a path, or best or last for the newest run's"
-        raise UsageError("value-missing", sentence)
-    found = _newest(command, path, given) if path in ("last", "best") else read_checkpoint(path)
+        raise UsageError("value-missing", f"{command} needs --ckpt_path: a path, or best or last of the newest run")
+    root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
+    found = _find(command, path, given, root)
     if found is None and named:
-        root = given.get("trainer.default_root_dir") or "."
         raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
     if found and command == "fit" and found.path.name == "last.ckpt":
         hold(found.path.parent)
     return found
 
 
-def _newest(command: str, name: str, given: Given) -> Checkpoint | None:
-    root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
-    if str(given.get("trainer.logger")).lower() == "false":  # no run folder: they are where Lightning puts them
-        return newest_checkpoint([root], f"checkpoints/{name}.ckpt")
-    if command != "fit" and not given.recipes and not given.flags("--recipe"):
-        return find_checkpoint(name, root)
-    recipe = _recipe_name(given)
-    kinds = {"real": [recipe], "drawn": [f"{recipe}-drawn"]}
-    folders = [root / RUNS / kind for kind in kinds.get(given.get("data.dataset"), [recipe, f"{recipe}-drawn"])]
-    return newest_checkpoint(folders, f"version_*/checkpoints/{name}.ckpt")
+def _find(command: str, path: str, given: Given, root: Path) -> Checkpoint | None:
+    if path in ("best", "last"):
+        if str(given.get("trainer.logger")).lower() == "false":  # no run folder: they are where Lightning puts them
+            return newest_checkpoint([root], f"checkpoints/{path}.ckpt")
+        if command == "fit" or given.recipes or given.flags("--recipe"):
+            runs = root / RUNS / _recipe_name(given)
+            kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
+            folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
+            return newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
+    return find_checkpoint(path, root)
 
 
 def _recipe_name(given: Given) -> str:
-    names = list(given.recipes) or ["tutorial"]
-    return str(given.get("recipe") or Path(names[-1]).stem)
+    return str(given.get("recipe") or Path(["tutorial", *given.recipes][-1]).stem)
 
 
 def _parser(command: str, given: Given, start: Checkpoint | None, description: str) -> Parser:
@@ -164,15 +153,13 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
-        known: dict[str, Any] = {name: getattr(card, name) for name in ("mean", "std", "val_size")}
-        known["dataset"] = "drawn" if card.dataset == "drawn" else "real"
-        parser.set_defaults({f"data.{name}": value for name, value in known.items()} | {"seed_everything": card.seed})
-        for name in ("test_time_augmentation", "confidence_threshold"):
-            parser.set_defaults({f"model.{name}": getattr(card, name)})
+        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in ("mean", "std", "val_size")}
+        known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
+        known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
-        net: Description | None = default_net(start, named[-1] if named else None, command == "fit")
-        if net:
-            parser.set_defaults({"model.net": net})
+        if net := default_net(start, named[-1] if named else None, command == "fit"):
+            known["model.net"] = net
+        parser.set_defaults(known)
     return parser
 
 
@@ -188,17 +175,6 @@ def _asked(callbacks: Any) -> list[Callback]:
     return [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
 
 
-def _with_finders(
-    callbacks: list[Callback], command: str, start: Checkpoint | None, data: CIFAR10DataModule
-) -> list[Callback]:
-    """Lightning's finders run before a training; one that goes on, or a test, leaves them out."""
-    if start and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-        data.batch_size = start.card.batch_size
-    if command != "fit" or start:
-        return [callback for callback in callbacks if not isinstance(callback, FINDERS)]
-    return [Finders(), *callbacks]
-
-
 def _in_mlflow_run(config: Any, run: str | None) -> Any:
     """A copy in which MLFlowLogger goes on in a run, unless the user names another."""
     config = config.clone()
@@ -212,14 +188,12 @@ def _in_mlflow_run(config: Any, run: str | None) -> Any:
 def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger]:
     """TensorBoard's logger, which makes the run folder, and the loggers that the user asks for.
 
-    A resumed run goes on in its folder, and drops the steps that were lost; a last.ckpt from elsewhere begins a new
-    folder, since the one of its name may be another run's.
+    A resumed run goes on in its folder, and drops the steps that were lost; one from elsewhere begins a new one.
     """
     if trainer.logger is False:
         return []
     root = trainer.default_root_dir or "."
-    runs = Path(root, RUNS, name)
     options: dict[str, Any] = {}
-    if resumed and resumed.path.resolve().parents[2] == runs.resolve():
+    if resumed and resumed.path.resolve().parents[2] == Path(root, RUNS, name).resolve():
         options = {"version": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
     return beside_tensorboard(trainer.logger, RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options))

@@ -15,9 +15,7 @@ def main(argv: list[str]) -> None:
     """Serves the page until Ctrl-C."""
     parser = Parser(prog="python -m lit_cifar demo", description="Serve a page on which to try a trained network.")
     add_checkpoint_arguments(parser)
-    parser.add_argument(
-        "--data.root", type=Path, default=Path("data"), help="Folder of the test images for the gallery."
-    )
+    parser.add_argument("--data.root", type=Path, default=Path("data"), help="Folder of the gallery's test images.")
     parser.add_argument("--host", type=str, default="127.0.0.1", help="Address to listen on; 0.0.0.0 for all.")
     parser.add_argument("--port", type=int, default=7860, help="Port to listen on; 0 for any free one.")
     config = parser.parse_args(argv)

@@ -14,14 +14,12 @@ DESCRIPTIONS = {
 
 
 def main(command: str, words: list[str]) -> None:
-    """Evaluates a checkpoint in the way of one of the three commands."""
+    """Evaluates a checkpoint by one of the three commands."""
     with refusals_of_lightning():
         run = build(command, words, DESCRIPTIONS[command])
-        options: dict[str, Any] = {"ckpt_path": run.checkpoint, "weights_only": True}
+        options: dict[str, Any] = {"datamodule": run.data, "ckpt_path": run.checkpoint, "weights_only": True}
         with naming_lost_ranks(run.trainer):
-            if command == "validate":
-                run.trainer.validate(run.model, datamodule=run.data, verbose=False, **options)
-            elif command == "test":
-                run.trainer.test(run.model, datamodule=run.data, verbose=False, **options)
+            if command == "predict":
+                run.trainer.predict(run.model, **options)
             else:
-                run.trainer.predict(run.model, datamodule=run.data, **options)
+                getattr(run.trainer, command)(run.model, verbose=False, **options)

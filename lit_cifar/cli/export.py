@@ -13,16 +13,11 @@ from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_out
 
 def main(argv: list[str]) -> None:
     """Writes the file, checks it, and prints its size and the largest difference of its probabilities."""
-    parser = Parser(
-        prog="python -m lit_cifar export",
-        description="Write a trained network, with its preprocessing, to a file that runs elsewhere.",
-    )
+    parser = Parser(prog="python -m lit_cifar export", description="Write a network to a file for other programs.")
     add_checkpoint_arguments(parser)
     parser.add_argument("--format", type=FormatName, default="onnx", help="Kind of file.")
     parser.add_argument("--output", type=Path, help="File to write. By default, model with the format's suffix.")
-    parser.add_argument(
-        "--data.root", type=Path, default=Path("data"), help="Folder of test images to check the file on."
-    )
+    parser.add_argument("--data.root", type=Path, default=Path("data"), help="Folder of test images for the check.")
     config = parser.parse_args(argv)
     output = config.output or Path(f"model{FORMATS[config.format].suffix}")
     check_output(output, config.format)

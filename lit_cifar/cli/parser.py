@@ -14,18 +14,9 @@ from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
-NOISE = (
-    "Expected a path but",
-    "Does not validate against",
-    "Subtypes:",
-    "Errors:",
-    "Expected a <class 'NoneType'>",
-    "Subclass types expect",
-    "a class path (str)",
-    "a dict with",
-    "Given value type:",
-    "Given value: Namespace",
-    "Given value: [Namespace",
+NOISE = re.compile(
+    r"Expected a path but|Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|a dict with|"
+    r"Subclass types expect|a class path \(str\)|Given value type:|Given value: \[?Namespace"
 )
 """Lines of jsonargparse's messages that say nothing about the value."""
 FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
@@ -38,7 +29,6 @@ class RecipeAction(ActionConfigFile):
     """`--config FILE`: applies what `Given` has read from the file, without reading it again."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        """Merges the recipe into the values before it."""
         recipe = parser.given.recipes[values]
         parser.refuse_unknown_keys(recipe, f"--config {values}")
         merged = parser.parse_object(recipe, namespace, env=False, defaults=False, _skip_validation=True)
@@ -55,7 +45,6 @@ class Parser(ArgumentParser):
         super().__init__(*args, **({"allow_abbrev": False} | kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raises the mistake as a UsageError of one sentence."""
         code, sentence = "value-invalid", message
         if match := UNKNOWN.search(message):
             code, name = "flag-unknown", match[1] or match[2]
@@ -78,8 +67,7 @@ class Parser(ArgumentParser):
             whole = key not in SECTIONS or "class_path" in value
             for name in [key] if whole else [f"{key}.{inner}" for inner in value]:
                 if f"--{name.rstrip('+')}" not in known:
-                    sentence = f"{source}: there is no key {name}{self._nearest(name)}"
-                    raise UsageError("recipe-invalid", sentence)
+                    raise UsageError("recipe-invalid", f"{source}: there is no key {name}{self._nearest(name)}")
 
     def _flags(self) -> set[str]:
         return {flag for action in self._actions for flag in action.option_strings if flag.startswith("--")}
@@ -108,7 +96,7 @@ class Parser(ArgumentParser):
         for text in (self.description, self.epilog):
             lines += ["", *textwrap.wrap(text, width)] if text else []
         for title, actions in self._sections():
-            lines += ["", f"{title}:"]
+            lines += ["", f"{title}:"] if actions else []
             for action in actions:
                 lines.append(f"  {_invocation(action)}")
                 lines += textwrap.wrap(_description(action), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
@@ -116,72 +104,42 @@ class Parser(ArgumentParser):
 
     def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         for group in self._action_groups:
-            actions = [action for action in group._group_actions if _is_shown(action)]
-            actions.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
-            optimizer = [action for action in actions if action.dest in OPTIMIZER]
-            rest = [action for action in actions if action.dest not in OPTIMIZER]
-            for title, shown in ((group.title, rest), ("optimizer and schedule", optimizer)):
-                if shown:
-                    yield title or "options", shown
+            shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
+            shown = [action for action in shown if not action.option_strings[0].endswith(".help")]
+            shown = [action for action in shown if action.metavar != "CONFIG"]
+            shown.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
+            yield group.title or "options", [action for action in shown if action.dest not in OPTIMIZER]
+            yield "optimizer and schedule", [action for action in shown if action.dest in OPTIMIZER]
 
 
 def add_run_arguments(parser: Parser, recipe: str) -> None:
     """Adds what fit, validate, test and predict take besides data, model and Trainer; `recipe` is a default."""
-    parser.add_argument(
-        "-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe; of several, later ones win."
-    )
-    parser.add_argument("--ckpt_path", type=str | None, help="Checkpoint to start from: a path, or best or last.")
-    parser.add_argument(
-        "--resume",
-        type=Literal["never", "auto"],
-        default="never",
-        help="auto: go on from the newest intact last.ckpt of this recipe, if there is one (fit).",
-    )
-    parser.add_argument("--seed_everything", type=int, default=0, help="Seed of everything random.")
-    parser.add_argument(
-        "--recipe",
-        type=str,
-        default=recipe,
-        help="Name of the recipe, by default the file's; runs are kept in lightning_logs/<recipe>/version_N.",
-    )
-    parser.add_argument(
-        "--checkpoint_seconds",
-        type=float,
-        default=60.0,
-        help="Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit).",
-    )
-    parser.add_argument(
-        "--fast_precision",
-        type=bool,
-        default=False,
-        help="Compute in bf16 or half precision if the hardware is fast at it, unless --trainer.precision is given.",
-    )
+    add = parser.add_argument
+    add("-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe; of several, later ones win.")
+    add("--ckpt_path", type=str | None, help="Checkpoint to start from: a path, or best or last.")
+    add("--resume", type=Literal["never", "auto"], default="never", help="auto: go on from the newest last.ckpt (fit).")
+    add("--seed_everything", type=int, default=0, help="Seed of everything random.")
+    add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
+    add("--checkpoint_seconds", type=float, default=60.0, help="Seconds between two writings of last.ckpt (fit).")
+    add("--fast_precision", type=bool, default=False, help="Compute in bf16 or fp16 if fast and no precision is given.")
 
 
 def one_line(message: str) -> str:
     """Returns jsonargparse's message in one line, without the modules of the types that it lists."""
     lines = [line.strip(" -").partition(". Got value: Namespace")[0] for line in message.splitlines()]
-    text = "; ".join(line for line in lines if line and not line.startswith(NOISE))
+    text = "; ".join(line for line in lines if line and not NOISE.match(line))
     text = re.sub(r"<class '(?:[\w<>]+\.)*(\w+)'>|\b(?:\w+\.)+(?=[A-Z]\w+[\[\],])", r"\1", text)
     return text.replace(":;", ":").rstrip(".:")
 
 
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
-    """Makes an object of a class that the user names; what it refuses is a mistake that names the class."""
+    """Makes an object of a class that the user names; a refusal of its own names the class."""
     try:
         return class_type(*args, **kwargs)
     except (UserError, OSError):
         raise
     except Exception as error:  # the code of a network or callback may raise anything
         raise ValueError(f"{class_type.__name__}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _is_shown(action: argparse.Action) -> bool:
-    return (
-        action.metavar != "CONFIG"
-        and action.help != argparse.SUPPRESS
-        and not action.option_strings[0].endswith(".help")
-    )
 
 
 def _invocation(action: argparse.Action) -> str:

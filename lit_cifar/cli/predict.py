@@ -1,8 +1,6 @@
-"""`python -m lit_cifar predict PATH …`: predicts pictures of your own.
+"""`python -m lit_cifar predict PATH …`: predicts pictures of your own, for which it needs no data set."""
 
-No data set is needed. `predict` without a path is Lightning's own, for the test images.
-"""
-
+import itertools
 import sys
 import tempfile
 import warnings
@@ -18,7 +16,6 @@ from lit_cifar.deploy.predict import draw_sheet, predict_files, ranked
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report import tables
-from lit_cifar.report.tables import write_predictions
 
 ROWS = 20  # of the printed table; predictions.csv has them all
 WITHOUT_VALUE = {"-h", "--help", "--print_config"}
@@ -43,8 +40,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--model.test_time_augmentation",
         type=Views | None,
-        help="Average the logits of the picture alone (none), of it and its mirror image (flip), or of both and both"
-        " shifted by one pixel (flip-shift). By default, the setting the run was tested with.",
+        help="Average the logits of the picture alone (none), with its mirror image (flip), or with both shifted too"
+        " (flip-shift). By default, the setting the run was tested with.",
     )
     config = parser.parse_args(flags)
     if not words:
@@ -53,7 +50,12 @@ def main(argv: list[str]) -> None:
     files, unread = find_pictures(words, sheet_path)
     checkpoint, classifier = load(config, config.model.test_time_augmentation)
     classifier.to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
-    _check_writable(config.output)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=config.output).close()
+    except OSError as error:
+        sentence = f"--output {config.output} can't be written to ({error.strerror}); use another folder"
+        raise UsageError("output-refused", sentence) from error
     print(tables.printable(f"Checkpoint: {checkpoint}, recipe {classifier.recipe}"), flush=True)
 
     with warnings.catch_warnings():
@@ -65,14 +67,12 @@ def main(argv: list[str]) -> None:
         if files:
             guesses = ranked(probabilities, classifier.classes)
             tables.print_predictions(files[:ROWS], guesses, len(files), csv_path)
-            write_predictions(csv_path, {"file": files}, probabilities, classifier.classes, "--output")
+            tables.write_predictions(csv_path, {"file": files}, probabilities, classifier.classes, "--output")
             tables.print_written(csv_path, tables.plural(len(files), "picture"))
             tables.print_written(sheet_path, draw_sheet(sheet_path, files, guesses, classifier.recipe))
     if unread:
         total = tables.plural(len(unread) + len(files), "file")
-        raise UserError(
-            "picture-unreadable", f"{len(unread):,} of {total} could not be read; the lines above say which and why"
-        )
+        raise UserError("picture-unreadable", f"{len(unread):,} of {total} could not be read, as the lines above say")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,23 +83,10 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in rest:
         if word == "--":
             paths += rest
-        elif word.startswith("--data.images="):
+        elif word.startswith("--data.images=") or not word.startswith("-"):
             paths.append(word.removeprefix("--data.images="))
-        elif not word.startswith("-"):
-            paths.append(word)
         elif word != "--data.images":
             flags.append(word)
             if "=" not in word and word not in WITHOUT_VALUE:
-                flags += [value for value in [next(rest, None)] if value is not None]
+                flags += itertools.islice(rest, 1)
     return paths, flags
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(
-            "output-refused", f"--output {folder} can't be written to ({error.strerror}); use another folder"
-        ) from error

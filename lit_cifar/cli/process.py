@@ -4,6 +4,7 @@
 `library_settings` is entered after the import, since Lightning's import sets logging levels itself.
 """
 
+import codecs
 import gc
 import io
 import logging
@@ -76,75 +77,46 @@ def collect_from_now_on() -> None:
 @contextmanager
 def library_settings() -> Iterator[None]:
     """Silences remarks that a user can't act on, and teaches jsonargparse and PyYAML the types of our parameters."""
-    levels = {name: logging.getLogger(name).level for name in LEVELS}
-    hook = threading.excepthook
     with warnings.catch_warnings(), ExitStack() as stack:
+        stack.callback(_leave_process_group)
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)
-        for name, level in LEVELS.items():
-            logging.getLogger(name).setLevel(level)
+        for logger, level in ((logging.getLogger(name), level) for name, level in LEVELS.items()):
+            stack.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
         if "pytorch_lightning" in sys.modules:  # bench has no use for it
             from lit_cifar.runs.folder import quiet_about_disk_errors
 
+            stack.callback(setattr, threading, "excepthook", threading.excepthook)
             threading.excepthook = quiet_about_disk_errors
             stack.enter_context(_registered_types())
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-            threading.excepthook = hook
-            _leave_process_group()
+        yield
 
 
 @contextmanager
 def _streams() -> Iterator[None]:
     """Opens closed streams, so that no file of ours gets their numbers, and replaces what an encoding lacks."""
-    before = sys.stdin, sys.stdout, sys.stderr
-    handlers = []
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            handlers.append((stream, stream.errors))
-            stream.reconfigure(errors="replace")
-            if table := _unencodable(stream.encoding):
-                setattr(sys, name, _Substituting(stream, table))
-    try:
+    codecs.register_error("lit_cifar", _substituted)
+    with ExitStack() as stack:
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            stream = getattr(sys, name)
+            if stream is None:
+                stack.callback(setattr, sys, name, None)
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115
+            elif name != "stdin" and isinstance(stream, io.TextIOWrapper):
+                stack.callback(_set_errors, stream, stream.errors)
+                _set_errors(stream, "lit_cifar")
         yield
-    finally:
-        sys.stdin, sys.stdout, sys.stderr = before
-        for stream, errors in handlers:
-            if not stream.closed:
-                stream.reconfigure(errors=errors)
 
 
-class _Substituting:
-    """A stream that replaces our special characters, which its encoding lacks, before it writes."""
-
-    def __init__(self, stream: io.TextIOWrapper, table: dict[int, str]) -> None:
-        self._stream, self._table = stream, table
-
-    def write(self, text: str) -> int:
-        return self._stream.write(text.translate(self._table))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+def _set_errors(stream: io.TextIOWrapper, errors: str | None) -> None:
+    if not stream.closed:
+        stream.reconfigure(errors=errors)
 
 
-def _unencodable(encoding: str) -> dict[int, str]:
-    return {
-        ord(character): substitute
-        for character, substitute in SUBSTITUTES.items()
-        if character.encode(encoding, "replace") == b"?"
-    }
-
-
-def leave_broken_pipe() -> None:
-    """Sends what is left in stdout's buffer nowhere, since nobody reads it and Python would fail when it ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _substituted(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SUBSTITUTES.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 @contextmanager
@@ -156,24 +128,23 @@ def _registered_types() -> Iterator[None]:
     import yaml
     from jsonargparse.typing import register_type, registered_type_handlers
 
-    before = {kind: registered_type_handlers.get(kind) for kind in (torch.device, Number)}
-    inherited = "yaml_multi_representers" not in vars(yaml.SafeDumper)
-    representers = yaml.SafeDumper.yaml_multi_representers
+    ours: tuple[type, ...] = (torch.device, Number)
+    handlers = {kind: handler for kind, handler in registered_type_handlers.items() if kind in ours}
     register_type(torch.device)
     register_type(Number, lambda value: value, _number, type_check=isinstance)  # such as RandomRotation's degrees
+    is_inherited = "yaml_multi_representers" not in vars(yaml.SafeDumper)
+    representers = yaml.SafeDumper.yaml_multi_representers
     as_value = {Enum: lambda dumper, value: dumper.represent_data(value.value)}
     yaml.SafeDumper.yaml_multi_representers = representers | as_value
     try:
         yield
     finally:
         yaml.SafeDumper.yaml_multi_representers = representers
-        if inherited:
+        if is_inherited:
             del yaml.SafeDumper.yaml_multi_representers
-        for kind, handler in before.items():
-            if handler is None:
-                del registered_type_handlers[kind]
-            else:
-                registered_type_handlers[kind] = handler
+        for kind in ours:
+            del registered_type_handlers[kind]
+        registered_type_handlers.update(handlers)
 
 
 def _number(text: Any) -> Any:

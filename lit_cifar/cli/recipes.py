@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, reason
 
 LARGEST = 1_000_000  # bytes; a recipe has about a thousand
 MOST_VALUES = 10_000  # counting those that an alias repeats
@@ -26,7 +26,6 @@ class RecipeLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: igno
     }
 
     def construct_yaml_map(self, node: yaml.MappingNode) -> Iterator[dict[Any, Any]]:
-        """Builds a mapping; for a key that is there twice, YAML would use the last value."""
         seen: set[Hashable] = set()
         for key, _ in node.value:
             name = self.construct_object(key, deep=True) if isinstance(key, yaml.ScalarNode) else None
@@ -42,27 +41,18 @@ RecipeLoader.add_constructor("tag:yaml.org,2002:map", RecipeLoader.construct_yam
 
 def recipes_folder() -> Path:
     """Returns the folder of the recipes: next to the package in a clone, inside it after an installation."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+    inside = Path(__file__).parents[1] / "configs"
+    return inside if inside.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 class Given:
-    """The values that flags and recipes give, before the parser is made whose defaults depend on some of them.
-
-    Args:
-        words: What follows the command on the command line.
-
-    Raises:
-        UsageError: A recipe can't be read, or a flag has no value.
-    """
+    """What the words after a command, and its recipes, give before the parser is made: its defaults depend on it."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self.recipes = {name: read_recipe(name) for name in self.flags("--config", "-c")}
 
     def flags(self, *names: str) -> list[str]:
-        """Returns the values of a flag, in their order."""
         found = []
         for i, word in enumerate(self.words):
             name, equals, value = word.partition("=")
@@ -101,27 +91,20 @@ class Given:
 
 
 def read_recipe(path: str) -> dict[str, Any]:
-    """Returns the keys and values of a recipe file, not yet checked.
-
-    Raises:
-        UsageError: It doesn't exist, can't be read, or is not a YAML mapping of words to values.
-    """
+    """Returns the keys and values of a recipe file, not yet checked. Raises UsageError if it isn't such a file."""
     content = _load(Path(path))
     if not isinstance(content, dict):
         raise _invalid(path, "it has no keys such as trainer, model and data")
-    count = 0
-    rest = [content]
-    while rest:
-        value = rest.pop()
-        count += 1
-        if count > MOST_VALUES:
+    values: list[Any] = [content]
+    for value in values:  # to which the loop adds what is nested
+        if len(values) > MOST_VALUES:
             raise _invalid(path, f"it has more than {MOST_VALUES:,} values")
         if isinstance(value, dict):
             if odd := [key for key in value if not isinstance(key, str) or not key]:
                 raise _invalid(path, f"the key {odd[0]!r} is not a name")
-            rest += value.values()
+            values += value.values()
         elif isinstance(value, list):
-            rest += value
+            values += value
     for name in SECTIONS:
         section = content.get(name, {})
         if not isinstance(section, dict):
@@ -142,14 +125,11 @@ def _load(path: Path) -> Any:
         raise UsageError("recipe-missing", f"--config {path} does not exist; recipes are in configs/") from error
     except RecursionError as error:
         raise _invalid(path, "its values are nested too deeply") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1}: {getattr(error, 'problem', '')})" if mark else ""
-        sentence = f"--config {path} is not valid YAML{where}; correct it, or use another recipe"
-        raise UsageError("recipe-unreadable", sentence) from error
-    except (OSError, ValueError) as error:  # a path with a NUL, bytes that are not UTF-8, a number that is too long
-        why = "it is not text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
-        raise UsageError("recipe-unreadable", f"--config {path} can't be read: {why}; name a YAML file") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: a path with NUL, not UTF-8, a long number
+        why = getattr(error, "strerror", None) or reason(error)
+        if mark := getattr(error, "problem_mark", None):
+            why = f"line {mark.line + 1}: {getattr(error, 'problem', why)}"
+        raise UsageError("recipe-unreadable", f"--config {path} can't be read as YAML: {why}") from error
 
 
 def _invalid(path: object, why: str) -> UsageError:

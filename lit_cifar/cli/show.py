@@ -32,8 +32,7 @@ def main(words: list[str]) -> None:
     if not 1 <= config.count <= LARGEST_COUNT:
         raise UsageError("value-out-of-range", f"--count {config.count} must be between 1 and {LARGEST_COUNT}")
     if config.output.is_dir():
-        sentence = f"--output {config.output} is a folder; name a file in it, such as show.png"
-        raise UsageError("output-refused", sentence)
+        raise UsageError("output-refused", f"--output {config.output} is a folder; name a file in it, such as show.png")
     if config.output.suffix.lower() != ".png":
         raise UsageError("output-refused", f"--output {config.output} must end in .png, the format that is written")
     data: CIFAR10DataModule = parser.make(config).data
@@ -47,14 +46,16 @@ def main(words: list[str]) -> None:
         images, labels = loader.take(loader.order()[: config.count])
         title = f"Training images of {data.title}"
     names = [tables.printable(data.classes[label]) for label in labels.tolist()]
-    path = figures.save(figures.image_grid(_restored(images, data), names, title, COLUMNS), config.output, "--output")
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+    restored = ((images * std + mean) * 255).round().clamp(0, 255).byte()
+    path = figures.save(figures.image_grid(restored, names, title, COLUMNS), config.output, "--output")
     for row in range(0, len(names), COLUMNS):
         print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
     print(f"Written: {path}")
 
 
 def _data_alone(given: Given) -> Given:
-    """Keeps the recipes' seed and `data` keys; their other keys don't matter here."""
+    """Keeps the recipes' seed and `data` keys alone."""
     for path, recipe in given.recipes.items():
         seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
         given.recipes[path] = {"data": seed | (recipe.get("data") or {})}
@@ -72,9 +73,3 @@ def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) ->
         epochs.append(loader.take(indices))
     images, labels = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*epochs, strict=True))
     return images, labels
-
-
-def _restored(images: Tensor, data: CIFAR10DataModule) -> Tensor:
-    """Returns uint8 images from normalised ones."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
-    return ((images * std + mean) * 255).round().clamp(0, 255).byte()

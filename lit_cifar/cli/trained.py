@@ -13,13 +13,9 @@ from lit_cifar.training.classifier import LitClassifier
 
 def add_checkpoint_arguments(parser: Parser) -> None:
     """Adds the flags that `load` reads."""
-    parser.add_argument(
-        "--ckpt_path", type=str, help="A checkpoint, or best or last of the newest run. By default, its best."
-    )
+    parser.add_argument("--ckpt_path", type=str, help="A checkpoint, or best (the default) or last of the newest run.")
     parser.add_argument("--model.net", type=str, help="Class path of your own network, if the checkpoint is of one.")
-    parser.add_argument(
-        "--trainer.default_root_dir", type=Path, default=Path(), help="Folder that contains lightning_logs."
-    )
+    parser.add_argument("--trainer.default_root_dir", type=Path, default=Path(), help="Folder of lightning_logs.")
 
 
 def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
