@@ -70,33 +70,22 @@ class LitClassifier(Predictor):
         require(slice_size >= 0, f"slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
         require(in_range, f"sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        self.make_optimizer = optimizer
-        self.make_lr_scheduler = lr_scheduler
-        self.lr_scheduler_interval = lr_scheduler_interval
-        self.loss = loss
-        self.slice_size = slice_size
-        self.sides = sorted(sides)
-        self.compiled = compile
-        self.lr: float | None = None
-        """Learning rate found by Lightning's LearningRateFinder, in place of the optimizer's own."""
+        self.make_optimizer, self.loss = optimizer, loss
+        self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
+        self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
+        self.lr: float | None = None  # found by Lightning's LearningRateFinder, in place of the optimizer's own
         self.record = TrainingRecord()
-        self.test_logits: list[Tensor] = []
-        """Logits `[n, C]` of each batch of the last test: the share of this rank."""
+        self.test_logits: list[Tensor] = []  # `[n, C]` of each batch of the last test: the share of this rank
         self._checked: tuple[Any, ...] = ()
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
 
     @property
     def datamodule(self) -> CIFAR10DataModule:
-        """The Trainer's."""
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def check(self, datamodule: CIFAR10DataModule) -> None:
-        """Tries network, loss and optimizer against a data set; a second call for the same ones returns at once.
-
-        Raises:
-            UsageError: They don't fit the data or each other.
-        """
+        """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
         parts = (self.net, self.loss, self.make_optimizer, datamodule.classes)
         if self._checked != parts:
             # After fit, a compiled network is on the CPU, for which it is not compiled
@@ -106,7 +95,6 @@ class LitClassifier(Predictor):
             self._checked = parts
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        """Makes the optimizer with the learning rate of the recipe."""
         return new_optimizer(self.make_optimizer, self.parameters())
 
     def make_card(self, data: CIFAR10DataModule) -> RunCard:
@@ -207,7 +195,6 @@ class LitClassifier(Predictor):
         self.log_step()  # before any hook that may write a checkpoint
 
     def log_step(self) -> None:
-        """Checks and logs what the last steps did."""
         self.record.log(self.trainer, self.global_step + 1, self._watch)
 
     def on_train_end(self) -> None:
@@ -282,7 +269,6 @@ class LitClassifier(Predictor):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the state of the run that wrote the checkpoint."""
         card = RunCard.from_dict(checkpoint[KEY]["card"])
         if tuple(card.classes) != self.datamodule.classes:
             known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)

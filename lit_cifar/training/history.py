@@ -14,8 +14,7 @@ from lit_cifar.training.step import Share
 class TrainingRecord:
     """Curves, counts, and sums since the last logging.
 
-    Sums are kept in one tensor that is read only for logging: 0.02 ms a step; self.log and a torchmetrics accuracy take
-    1 ms.
+    Sums are one tensor that is read only for logging: 0.02 ms a step; self.log and a torchmetrics accuracy take 1 ms.
     """
 
     def __init__(self) -> None:
@@ -57,11 +56,7 @@ class TrainingRecord:
         return means
 
     def log(self, trainer: Trainer, step: int, watch: DivergenceWatch | None) -> None:
-        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer; checks the losses before that.
-
-        Raises:
-            DivergedError: A loss is not finite.
-        """
+        """Logs every `log_every_n_steps` steps, and once in an epoch that has fewer; a loss that diverged is raised."""
         if watch and step % CHECKED_EVERY == 0:
             watch.look(self._sums[0], step)
         if not self._log_every or step % self._log_every:
@@ -74,13 +69,9 @@ class TrainingRecord:
             logger.log_metrics(means | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
 
     def update(self, trainer: Trainer, batch_size: int) -> None:
-        """Updates the totals of the training."""
         batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self.trained |= {
-            "epochs": round(batches / trainer.num_training_batches, 2),
-            "steps": trainer.global_step,
-            "batch_size": batch_size,
-        }
+        epochs = round(batches / trainer.num_training_batches, 2)
+        self.trained |= {"epochs": epochs, "steps": trainer.global_step, "batch_size": batch_size}
         if self._started is not None:  # Lightning's finders write a checkpoint before the training starts
             self.trained["seconds"] = time.perf_counter() - self._started
 
@@ -99,10 +90,7 @@ class TrainingRecord:
         return {"curves": curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
-        """Goes on where `state_dict` was taken.
-
-        Sums go to the rank that they come from or, if the number of devices has changed, to the first one.
-        """
+        """Goes on; sums go to the rank they come from or, if the number of devices has changed, to the first one."""
         curves = {name: torch.as_tensor(curve, dtype=torch.float64).tolist() for name, curve in state["curves"].items()}
         self.curves = {name: [(int(step), value) for step, value in curve] for name, curve in curves.items()}
         self.trained = dict(state["trained"])

@@ -33,20 +33,13 @@ class Predictor(pl.LightningModule):
         require(0 < threshold <= 1, f"confidence_threshold {threshold} must be more than 0 and at most 1")
         self.net = net
         self.test_time_augmentation, self.confidence_threshold = views, threshold
-        self.net_description = describe(net)
-        """Import path and arguments of the network, as the card has them."""
-        self.recipe = "python"
-        """Name of the recipe, as the card has it."""
+        self.recipe, self.net_description = "python", describe(net)  # as the card has them
         self.card: RunCard | None = None
-        """What is trained, tested or was loaded; known after `setup` or `load_from_checkpoint`."""
-        self.classes: tuple[str, ...] = ()
-        """Class names in the order of the labels, known like the card."""
-        self.mean: tuple[float, ...] = ()
-        """Mean of each channel, of values from 0 to 1, that is subtracted from images."""
-        self.std: tuple[float, ...] = ()
-        """Deviation of each channel by which images are divided."""
-        self.whitened = False
-        """Whether a whitening layer has been computed: that of a trained network stays."""
+        """What is trained, tested or was loaded; known after `setup` or `load_from_checkpoint`, like all below."""
+        self.classes: tuple[str, ...] = ()  # in the order of the labels
+        self.mean: tuple[float, ...] = ()  # of each channel, of values from 0 to 1; it is subtracted from images
+        self.std: tuple[float, ...] = ()  # of each channel; images are divided by it
+        self.whitened = False  # whether a whitening layer has been computed: that of a trained network stays
         self.example_input_array = torch.zeros(1, 3, 32, 32)
 
     @classmethod
@@ -78,11 +71,9 @@ class Predictor(pl.LightningModule):
             module = cls(build_net(card.net) if net is None else net, **settings)
             module.load_state_dict(checkpoint.weights)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError(
-                "network-unfit",
-                f"--ckpt_path {checkpoint.path} holds a {card.net['class_path']} with other arguments or weights than"
-                " this network; load it with the version that trained it, or with the network that was trained",
-            ) from error
+            sentence = f"--ckpt_path {checkpoint.path} holds a {card.net['class_path']} with other arguments or weights"
+            remedy = "load it with the version that trained it, or with the network that was trained"
+            raise UsageError("network-unfit", f"{sentence} than this network; {remedy}") from error
         module.whitened = True
         module.name_run(card.recipe, card.net)
         module.card = card
@@ -128,10 +119,6 @@ class Predictor(pl.LightningModule):
 
 
 def require(in_range: bool, what: str) -> None:
-    """Refuses a value of the classifier's that is out of range.
-
-    Raises:
-        UsageError: It is.
-    """
+    """Raises UsageError for a value of the classifier's that is out of range."""
     if not in_range:
         raise UsageError("value-out-of-range", f"--model.{what}")

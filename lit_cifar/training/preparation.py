@@ -19,12 +19,8 @@ from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.training.step import Loss
 
-WHITENING_IMAGES = 5000
-"""Number of training images from which a whitening layer is computed."""
-
+WHITENING_IMAGES = 5000  # of training, from which a whitening layer is computed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-KEPT_BYTES = 2**30
-KEPT_BYTES_OF_OLD_GLIBC = 2**25
 
 
 def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
@@ -42,8 +38,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
     """Tries a network with images of 32 pixels and of these sides, and a loss with its logits.
 
     Raises:
-        UsageError: The network can't take such images or has another number of logits than the data set has classes,
-            or the loss can't take logits and labels.
+        UsageError: One of them can't take these, or returns something else than a logit for each class, or a mean.
     """
     name = type(net).__name__
     weight = next(net.parameters(), torch.empty(0))
@@ -53,62 +48,46 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
             try:
                 logits = net(images)
             except (RuntimeError, TypeError, ValueError) as error:
-                raise UsageError(
-                    "network-unfit",
-                    f"{flag}: the network {name} can't take images of {side} × {side} pixels ({reason(error)});"
-                    " use another",
-                ) from error
+                sentence = f"the network {name} can't take images of {side} × {side} pixels ({reason(error)})"
+                raise UsageError("network-unfit", f"{flag}: {sentence}; use another") from error
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-                raise UsageError(
-                    "network-unfit", f"--model.net: {name} must return logits [N, number of classes], not {shape}"
-                )
+                raise UsageError("network-unfit", f"--model.net: {name} must return logits [N, classes], not {shape}")
     classes = len(data.classes)
     if logits.shape[1] != classes:
         have = "have" if data.images.kind == "drawn" else "has"
-        raise UsageError(
-            "network-classes",
-            f"The network has {logits.shape[1]} outputs, but {data.title} {have} {classes} classes;"
-            f" set --model.net.init_args.num_classes {classes}",
-        )
+        sentence = f"The network has {logits.shape[1]} outputs, but {data.title} {have} {classes} classes"
+        raise UsageError("network-classes", f"{sentence}; set --model.net.init_args.num_classes {classes}")
     labels = torch.zeros(classes + 1, dtype=torch.int64, device=weight.device)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some losses only warn about sizes that don't fit
             value = loss(logits.float().expand(classes + 1, -1), labels)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise UsageError(
-            "loss-unfit", f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})"
-        ) from error
+        sentence = f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})"
+        raise UsageError("loss-unfit", sentence) from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:
-    """Makes `net` compile itself at its first use; its weights and their names stay the same.
-
-    Raises:
-        UserError: torch can't compile for `device`, because there is no C++ compiler or no Triton.
-    """
+    """Makes `net` compile itself at its first use, or raises UserError without a compiler; weights keep their names."""
     from torch._dynamo.exc import TorchDynamoException  # imports torch's compiler: 1 s
 
     log = logging.getLogger("torch.utils.cpp_extension")
-    log.addFilter(_is_about_this_machine)
+    log.addFilter(_concerns)
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))  # 3 s; a network takes a minute
     except (TorchDynamoException, RuntimeError) as error:
-        raise UserError(
-            "compile-failed",
-            f"--model.compile true: torch can't compile for {device.type} here ({reason(error)});"
-            " install a C++ compiler (CPU) or Triton (CUDA), or leave the option out",
-        ) from error
+        sentence = f"--model.compile true: torch can't compile for {device.type} here ({reason(error)});"
+        remedy = "install a C++ compiler (CPU) or Triton (CUDA), or leave the option out"
+        raise UserError("compile-failed", f"{sentence} {remedy}") from error
     finally:
-        log.removeFilter(_is_about_this_machine)
+        log.removeFilter(_concerns)
     net.compile()
 
 
-def _is_about_this_machine(record: logging.LogRecord) -> bool:
-    """Drops the warning that a machine with the CUDA toolkit has no GPU: nothing is compiled for one."""
+def _concerns(record: logging.LogRecord) -> bool:  # nothing is compiled for the GPU that a warning misses
     return "No CUDA runtime is found" not in record.getMessage()
 
 
@@ -143,6 +122,6 @@ def keep_freed_memory() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
     if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        if not mallopt(M_MMAP_THRESHOLD, KEPT_BYTES):
-            mallopt(M_MMAP_THRESHOLD, KEPT_BYTES_OF_OLD_GLIBC)
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        if not mallopt(M_MMAP_THRESHOLD, 2**30):
+            mallopt(M_MMAP_THRESHOLD, 2**25)

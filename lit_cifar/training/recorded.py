@@ -19,28 +19,16 @@ from torch.fx.graph import CodeGen
 
 from lit_cifar.training.step import DirectStep, GradientExchange, Loss, Share, count
 
-SMALL_WEIGHT = 10_000
-"""Numbers in a convolution's weight up to which torch's own kernel (unfold, multiply) beats oneDNN on a small batch."""
+SMALL_WEIGHT = 10_000  # numbers up to which torch's own convolution (unfold, multiply) beats oneDNN on a small batch
 
 aten = torch.ops.aten
 
 
 class RecordedStep(DirectStep):
-    """A step that is recorded at the first batch of each shape.
-
-    Args:
-        net: Its forward must run the same operations each time; see `can_record`.
-        loss: Mean loss of logits `[N, C]` and labels `[N]`.
-        optimizer: Any that steps without a closure.
-        exchange: Of gradients, if there are other processes.
-    """
+    """A DirectStep without a context that is recorded at the first batch of each shape; see `can_record`."""
 
     def __init__(
-        self,
-        net: nn.Module,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        exchange: GradientExchange | None = None,
+        self, net: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, exchange: GradientExchange | None = None
     ) -> None:
         super().__init__(net, loss, optimizer, exchange)
         self._names, self._weights = zip(*net.named_parameters(), strict=True)
@@ -53,7 +41,6 @@ class RecordedStep(DirectStep):
 
     @torch.no_grad()
     def backward(self, share: Share) -> tuple[Tensor, Tensor]:
-        """Computes the gradient of the share's mean loss; returns the loss and its `count`."""
         run = self._recorded.get(share.images.shape) or self._record(share.images, share.labels)
         loss, counts, *gradients = run(share.images, share.labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):

@@ -32,15 +32,12 @@ class LinearToZero(LRScheduler):
         if not 0 <= rise < 1:
             raise ValueError(f"rise {rise} must be from 0 to 1")
         if total_steps is None:
-            raise ValueError(
-                "it needs total_steps, since the length of the training is unknown; set --trainer.max_epochs, or"
-                " --model.lr_scheduler.init_args.total_steps"
-            )
+            flags = "--trainer.max_epochs, or --model.lr_scheduler.init_args.total_steps"
+            raise ValueError(f"it needs total_steps, since the length of the training is unknown; set {flags}")
         self.total_steps, self.rise = total_steps, rise
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
-        """Returns the rates of this step."""
         top = self.rise * self.total_steps
         left = (self.total_steps - self.last_epoch) / max(1, self.total_steps - top)
         share = max(0.0, min(1.0, left, (self.last_epoch + 1) / (top + 1)))
@@ -57,13 +54,9 @@ class LinearToZero(LRScheduler):
 def make_schedule(
     make: Callable[..., Any], optimizer: torch.optim.Optimizer, interval: str, trainer: pl.Trainer
 ) -> Any:
-    """Makes a schedule; one that takes `total_steps` and was given none gets the length of the training.
+    """Makes a schedule that advances every `step` or `epoch` by `make`, a class, a function, or a partial of one.
 
-    Args:
-        make: Makes the schedule of an optimizer: a class, a function, or a partial of one.
-        optimizer: Whose rates it sets.
-        interval: Whether the schedule advances every `step` or every `epoch`.
-        trainer: Whose training it is for.
+    One that takes `total_steps` and was given none gets the length of the training.
 
     Raises:
         UsageError: It refuses its arguments, ends before the training, or goes by a validation that there won't be.
@@ -77,44 +70,29 @@ def make_schedule(
         scheduler = make(optimizer, **options)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
-    if isinstance(scheduler, ReduceLROnPlateau) and interval == "step":
-        raise UsageError(
-            "schedule-refused",
-            "--model.lr_scheduler ReduceLROnPlateau goes by the validation, which happens once an epoch;"
-            " leave --model.lr_scheduler_interval at epoch",
-        )
     validates = trainer.datamodule.val_size and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1  # type: ignore[attr-defined]
-    if isinstance(scheduler, ReduceLROnPlateau) and not validates:
+    if isinstance(scheduler, ReduceLROnPlateau) and (interval == "step" or not validates):
         raise UsageError(
             "schedule-refused",
-            "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; hold images out with"
-            " --data.val_size, and leave --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1",
+            "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; leave"
+            " --model.lr_scheduler_interval at epoch, hold images out with --data.val_size, and leave"
+            " --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1",
         )
     require_room(scheduler, interval, trainer)
     return scheduler
 
 
 def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
-    """Refuses a schedule, perhaps loaded from a checkpoint, that has fewer steps than the training.
-
-    Raises:
-        UsageError: It has; torch would only raise at the first step too many.
-    """
-    if not isinstance(scheduler, OneCycleLR):
-        return
-    length = _length(trainer, interval)
-    if length is not None and interval == "step" and trainer.max_steps != -1:
+    """Raises UsageError for a schedule, perhaps loaded from a checkpoint, that has fewer steps than the training."""
+    length = _length(trainer, interval) or 0
+    if interval == "step" and trainer.max_steps != -1:
         length = min(length, trainer.max_steps)
-    if length is not None and scheduler.total_steps < length:
-        remedy = (
-            "a training that began with it can't be made longer; start a new one without --ckpt_path and --resume"
-            if scheduler.last_epoch
-            else f"set --model.lr_scheduler.init_args.total_steps {length}"
-        )
-        raise UsageError(
-            "schedule-refused",
-            f"--model.lr_scheduler OneCycleLR has {scheduler.total_steps:,} steps, the training {length:,}; {remedy}",
-        )
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < length:  # torch raises at the first step too many
+        remedy = f"set --model.lr_scheduler.init_args.total_steps {length}"
+        if scheduler.last_epoch:
+            remedy = "a training that began with it can't get longer; start one without --ckpt_path and --resume"
+        sizes = f"has {scheduler.total_steps:,} steps, the training {length:,}"
+        raise UsageError("schedule-refused", f"--model.lr_scheduler OneCycleLR {sizes}; {remedy}")
 
 
 def share_done(trainer: pl.Trainer, epoch: float) -> float:

@@ -11,6 +11,7 @@ Hoffer et al., arXiv 1705.08741).
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from math import ceil
 from typing import NamedTuple
 
 import torch
@@ -19,49 +20,34 @@ from torch import Tensor, nn
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
-FIRST_MESSAGE = 2**20
-"""Bytes of gradients that DistributedDataParallel sends in its first message."""
+FIRST_MESSAGE = 2**20  # bytes of gradients that DistributedDataParallel sends first
 
 
 class Share(NamedTuple):
     """The part of a batch that one process trains on."""
 
-    images: Tensor
-    """`[n, 3, H, W]`; a single black image if the share is empty, because every process must exchange gradients."""
-    labels: Tensor
-    """int64 `[n]`."""
-    mine: int
-    """Number of images in the share; 0 if it is empty."""
-    whole: int
-    """Number of images in the batch, over all processes."""
-    slices: int
-    """Number of parts in which the images go through the network."""
+    images: Tensor  # `[n, 3, H, W]`; a single black image if it is empty: every process must exchange gradients
+    labels: Tensor  # int64 `[n]`
+    mine: int  # images in the share; 0 if it is empty
+    whole: int  # images in the batch, over all processes
+    slices: int  # parts in which the images go through the network
 
     def weight(self, processes: int = 1) -> float:
-        """Returns the weight of the share's mean loss in that of the batch.
-
-        Args:
-            processes: If gradients are averaged over processes rather than summed, their number.
-        """
+        """Returns the weight of the share's mean loss; pass the number of processes if gradients are averaged."""
         return self.mine * processes / self.whole
 
 
 def take_share(batch: Batch, whole: int, processes: int = 1, slice_size: int = 0) -> Share:
-    """Makes a Share of the part of a batch that this process has loaded.
+    """Makes a Share of the images and labels, perhaps none, of a batch of `whole` images that this process has loaded.
 
-    Args:
-        batch: Images and labels of this process, perhaps none.
-        whole: Number of images over all processes.
-        processes: Number of processes.
-        slice_size: Largest number of images in a slice; 0 for a single slice. Slices are as even as possible, because a
-            small one would be a poor sample of the batch. All processes take the same number of them.
+    Slices have at most `slice_size` images, 0 for a single slice. They are as even as possible, because a small one
+    would be a poor sample of the batch. All processes take the same number of them.
     """
     images, labels = batch
     mine = len(labels)
     if not mine:
         images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-    largest_share = -(-whole // processes)
-    slices = min(len(labels), -(-largest_share // slice_size)) if slice_size else 1
+    slices = min(len(labels), ceil(ceil(whole / processes) / slice_size)) if slice_size else 1
     return Share(images, labels, mine, whole, slices)
 
 
@@ -77,12 +63,9 @@ class GradientExchange:
     DistributedDataParallel begins to send while the backward pass still runs, which pays for large networks. A network
     whose gradients fit into its first message gains nothing and pays for threads, hooks and copies: 5 ms of a step of
     36 ms on two cores.
-
-    Args:
-        weights: Of network and loss, the same on every process.
     """
 
-    def __init__(self, weights: Iterable[nn.Parameter]) -> None:
+    def __init__(self, weights: Iterable[nn.Parameter]) -> None:  # of network and loss, the same on every process
         self._weights = [weight for weight in weights if weight.requires_grad]
 
     def __call__(self, weight: float) -> None:

@@ -36,8 +36,7 @@ from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.recorded import RecordedStep, can_record
 from lit_cifar.training.step import DirectStep, GradientExchange, fits_one_message, torch_threads
 
-SMALL_BATCH = 8
-"""Images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it."""
+SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
@@ -56,11 +55,8 @@ class Trainer(pl.Trainer):
         has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, Callback) else asked))
         super().__init__(**options)
         self._default_bar = None if has_bar else self.progress_bar_callback
-        self.is_lean = False
-        """Whether the last epoch of a LitClassifier was trained by the leaner loop."""
-        self.direct_step: DirectStep | None = None
-        """Computed the steps of the last epoch without Lightning's part in them, if nothing stood against it."""
-        self._threads = torch.get_num_threads()
+        self.is_lean = False  # whether the last epoch of a LitClassifier was trained by the leaner loop
+        self.direct_step: DirectStep | None = None  # computed its steps, if nothing stood against it
 
     def _run(self, model: pl.LightningModule, *args: Any, **kwargs: Any) -> Any:
         ours = isinstance(model, LitClassifier)
@@ -134,10 +130,9 @@ def _leaner_loops(fit_loop: _FitLoop) -> Iterator[None]:
 
 
 class FitLoop(_FitLoop):
-    """Repeats epochs."""
+    """Repeats epochs; with max_steps, Lightning would resume a finished one as unfinished, and count it twice."""
 
     def _iteration_based_training(self) -> bool:
-        """If max_steps is set, Lightning resumes a finished epoch as an unfinished one, and counts it twice."""
         return False
 
 
@@ -208,12 +203,11 @@ class ValidationLoop(_EvaluationLoop):
 
 
 class Optimization(_AutomaticOptimization):
-    """A step of training."""
+    """A step of training, by the Trainer's direct step if it has one; counts like Lightning."""
 
     trainer: Trainer
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """Trains on the batch by the Trainer's direct step, if it has one, and counts like Lightning."""
         if self.trainer.direct_step is None:
             return super().run(optimizer, batch_idx, kwargs)
         module = cast(LitClassifier, self.trainer.lightning_module)
@@ -273,9 +267,8 @@ def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
     except (UserError, OSError) as error:
         if isinstance(error, UsageError):
             error.on_every_rank = True  # all have the same values
-        if not getattr(error, "on_every_rank", False):
-            for process in _children(trainer):
-                process.kill()  # only the first rank has the error, and prints it
+        for process in () if getattr(error, "on_every_rank", False) else _children(trainer):
+            process.kill()  # only the first rank has the error, and prints it
         raise
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C

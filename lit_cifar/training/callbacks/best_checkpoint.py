@@ -17,18 +17,9 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, in the present run folder."""
-        if not state_dict["best_model_path"]:
-            return
         path = str(Path(self.dirpath or "") / "best.ckpt")  # the next best deletes it
-        if not Path(path).exists():  # only last.ckpt was moved: start without a best
+        if not state_dict["best_model_path"] or not Path(path).exists():  # only last.ckpt was moved
             return
-        super().load_state_dict(
-            state_dict
-            | {
-                "dirpath": self.dirpath,
-                "best_model_path": path,
-                "kth_best_model_path": path,
-                "best_k_models": {path: state_dict["best_model_score"]},
-            }
-        )
+        paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict(state_dict | paths | {"best_k_models": {path: state_dict["best_model_score"]}})
         self.current_score = state_dict["current_score"]

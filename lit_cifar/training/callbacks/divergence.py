@@ -6,13 +6,14 @@ good one stays. The last batch goes through the network again, layer by layer, o
 """
 
 import math
-from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from lit_cifar.errors import UserError
 from lit_cifar.training.step import Loss
@@ -27,29 +28,23 @@ class DivergedError(UserError):
 
 
 class DivergenceWatch:
-    """Ends a training that has diverged.
-
-    Args:
-        trainer: That trains.
-        net: Network that it trains.
-        loss: Mean loss of logits and labels.
-    """
+    """Ends a training that has diverged; all its checks raise DivergedError."""
 
     def __init__(self, trainer: pl.Trainer, net: nn.Module, loss: Loss) -> None:
         self._trainer, self._net, self._loss = trainer, net, loss
         self._copied: tuple[Tensor, torch.Event, int] | None = None
 
     def look(self, total: Tensor, step: int) -> None:
-        """Checks a sum of losses without making the device wait; call it on all ranks.
-
-        Raises:
-            DivergedError: It is not finite on one of them.
-        """
+        """Checks that a sum of losses is finite on all ranks, which call it, without making the device wait."""
         if self._trainer.world_size > 1:
             total = total.clone()
             torch.distributed.all_reduce(total)
         if total.device.type == "cuda":
-            before, self._copied = self._copied, (*_copy(total), step)
+            here = torch.empty((), dtype=total.dtype, pin_memory=True)
+            here.copy_(total, non_blocking=True)
+            copied = torch.Event(total.device)
+            copied.record()
+            before, self._copied = self._copied, (here, copied, step)
             if before is None:
                 return
             total, event, step = before
@@ -59,21 +54,12 @@ class DivergenceWatch:
         self.require_finite_loss(total.item(), step)
 
     def require_finite_loss(self, loss: float, step: int) -> None:
-        """Checks a loss.
-
-        Raises:
-            DivergedError: It is not finite.
-        """
         if not math.isfinite(loss):
             raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
 
     def require_finite_weights(self) -> None:
-        """Checks the weights, before a checkpoint is written.
-
-        Raises:
-            DivergedError: They are not finite.
-        """
-        if not all(bool(weight.isfinite().all()) for weight in self._net.parameters()):
+        """Checks the weights, before a checkpoint is written."""
+        if not _is_finite([*self._net.parameters()]):
             raise self._diverged(f"the weights are not finite at step {self._trainer.global_step:,}")
 
     def _diverged(self, what: str) -> DivergedError:
@@ -93,59 +79,34 @@ class DivergenceWatch:
         loader: Any = self._trainer.train_dataloader
         batch = next(islice(loader, self._trainer.fit_loop.batch_idx, None), None)
         found: list[str] = []
+        layers = [(name, part) for name, part in self._net.named_modules() if not [*part.children()]]
         handles = [
-            part.register_forward_hook(_hook(name, found), with_kwargs=True)
-            for name, part in self._net.named_modules()
-            if not any(True for _ in part.children())
+            layer.register_forward_hook(partial(_look_at, name, found), with_kwargs=True) for name, layer in layers
         ]
         try:
             if batch is not None and len(batch[1]):
                 with torch.compiler.set_stance("force_eager"), self._trainer.precision_plugin.forward_context():
                     logits = self._net(batch[0])
                     loss = self._loss(logits, batch[1])
-                if not found and not logits.isfinite().all():
-                    found.append("the network's output is the first that is not finite")
-                if not found and not loss.isfinite():
-                    found.append("the loss itself is the first that is not finite, although the logits are")
+                if not _is_finite(logits):
+                    found.append("the network's output")
+                if not _is_finite(loss):
+                    found.append("the loss itself")
         finally:
             for handle in handles:
                 handle.remove()
-        found += [_weight(name) for name, weight in self._net.named_parameters() if not weight.isfinite().all()]
-        return next(iter(found), "the cause is the batch before")
+        found += [f"the weight {name}" for name, weight in self._net.named_parameters() if not _is_finite(weight)]
+        return f"{found[0]} is the first that is not finite" if found else "the cause is the batch before"
 
 
-def _copy(total: Tensor) -> tuple[Tensor, torch.Event]:
-    here = torch.empty((), dtype=total.dtype, pin_memory=True)
-    here.copy_(total, non_blocking=True)
-    event = torch.Event(total.device)
-    event.record()
-    return here, event
+def _look_at(name: str, found: list[str], layer: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> None:
+    """Adds to `found` what is not finite, in the order of computation."""
+    if not _is_finite((inputs, named)):
+        found.append(f"the input of the layer {name}")
+    found += [f"the weight {name}.{weight}" for weight, value in layer.named_parameters() if not _is_finite(value)]
+    if not _is_finite(output):
+        found.append(f"the output of the layer {name}")
 
 
-def _hook(name: str, found: list[str]) -> Any:
-    def hook(part: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        if found:
-            return
-        if not all(tensor.isfinite().all() for tensor in _tensors((arguments, named))):
-            found.append(f"the input of the layer {name} is the first that is not finite")
-        for weight_name, weight in part.named_parameters():
-            if not found and not weight.isfinite().all():
-                found.append(_weight(f"{name}.{weight_name}"))
-        if not found and not all(tensor.isfinite().all() for tensor in _tensors(output)):
-            found.append(f"the output of the layer {name} is the first that is not finite")
-
-    return hook
-
-
-def _weight(name: str) -> str:
-    return f"the weight {name} is the first that is not finite"
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        yield from _tensors(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _tensors(part)
+def _is_finite(values: Any) -> bool:
+    return all(bool(value.isfinite().all()) for value in tree_leaves(values) if isinstance(value, Tensor))

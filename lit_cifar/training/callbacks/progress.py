@@ -24,20 +24,16 @@ class LitProgressBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = self._is_first_rank = True
+        self._enabled = True
         self._progress: Progress | None = None
         self._tasks: list[TaskID] = []
         self._next = 0.0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._is_first_rank = trainer.is_global_zero
-        super().setup(trainer, pl_module, stage)
 
     def disable(self) -> None:
         self._enabled = False
 
     def enable(self) -> None:
-        self._enabled = self._is_first_rank  # Lightning's finders call it on all ranks
+        self._enabled = self._trainer is None or self._trainer.is_global_zero  # Lightning's finders call it on all
 
     def _begin(self, description: str, total: float) -> None:
         """Adds a bar, below that of the epoch if one is shown."""
@@ -111,10 +107,9 @@ class LitProgressBar(ProgressBar):
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
             validations = pl_module.record.curves["val/loss"]
-            end = ""
             accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
-            if validations and validations[-1][0] == trainer.global_step and accuracy is not None:
-                end = f"  validation accuracy: {percent(float(accuracy))}"
+            new = bool(validations) and validations[-1][0] == trainer.global_step
+            end = f"  validation accuracy: {percent(float(accuracy))}" if new and accuracy is not None else ""
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

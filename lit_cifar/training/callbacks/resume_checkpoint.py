@@ -20,8 +20,7 @@ from lit_cifar.runs.checkpoint import RunCheckpoints
 from lit_cifar.runs.folder import hold
 from lit_cifar.training.trainer import is_between_steps
 
-SECONDS_TO_ANSWER = 0.2
-"""Time in which several processes notice a signal to one of them."""
+SECONDS_TO_ANSWER = 0.2  # in which several processes notice a signal to one of them
 
 
 class InterruptedRunError(UserError):
@@ -42,28 +41,24 @@ class LastCheckpoint(Checkpoint):
         seconds: Time between two checkpoints within an epoch.
     """
 
-    answers_signals = True
-    """Tells lit_cifar.Trainer to leave SIGTERM to this callback."""
+    answers_signals = True  # lit_cifar.Trainer leaves SIGTERM to this callback
 
     def __init__(self, seconds: float = 60) -> None:
         self.seconds = seconds
         self.path: Path | None = None
-        self._next = float("inf")
         self._signal = 0
         self._handlers: dict[int, Any] = {}
-        # When several processes last asked each other, batches since then, and batches between two times
-        self._asked, self._batches, self._pause = 0.0, 0, 1
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = RunCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        folder = trainer.log_dir or trainer.default_root_dir
-        self.path = Path(folder) / "checkpoints" / "last.ckpt"
+        self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         hold(self.path.parent)
         self._next = time.monotonic() + self.seconds
+        # When several processes last asked each other, batches since then, and batches between two times
         self._asked, self._batches, self._pause = time.monotonic(), 0, 1
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._handlers[signum] = signal.signal(signum, self._on_signal)
@@ -76,7 +71,7 @@ class LastCheckpoint(Checkpoint):
     ) -> None:
         """Writes if it is time or a signal came, as soon as the checkpoint would be complete; a signal ends the run."""
         due = time.monotonic() >= self._next
-        signum, due = self._agree(trainer, self._signal, due, trainer.global_step == trainer.max_steps)
+        signum, due = self._agree(trainer, due, trainer.global_step == trainer.max_steps)
         if not signum and not due:
             return
         if not is_between_steps(trainer):
@@ -87,26 +82,24 @@ class LastCheckpoint(Checkpoint):
             raise InterruptedRunError(signum, self.path)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_if_asked(trainer)  # a signal since the last batch of the epoch before, which is written
-
-    def _end_if_asked(self, trainer: Trainer) -> None:
-        signum, _ = self._agree(trainer, self._signal, False, True)
+        """Ends the run if a signal came since the last batch of the epoch before, which is written."""
+        signum, _ = self._agree(trainer, False, True)
         if signum:
             raise InterruptedRunError(signum, self.path)
 
-    def _agree(self, trainer: Trainer, signum: int, due: bool, must: bool) -> tuple[int, bool]:
+    def _agree(self, trainer: Trainer, due: bool, must: bool) -> tuple[int, bool]:
         """Returns the signal that any rank had, and whether a checkpoint is due by the first rank's clock.
 
         Several processes ask each other every SECONDS_TO_ANSWER and if they `must`: it takes 1 ms that a GPU waits for.
         """
         if trainer.world_size == 1:
-            return signum, due
+            return self._signal, due
         self._batches += 1
         if self._batches < self._pause and not must:
             return 0, False
         seconds, self._asked = time.monotonic() - self._asked, time.monotonic()
         pause = max(1, int(self._batches * SECONDS_TO_ANSWER / max(seconds, 0.001)))  # some clocks tick every 16 ms
-        here = [signum, due, pause] if trainer.global_rank == 0 else [signum, 0, 0]
+        here = [self._signal, due, pause] if trainer.global_rank == 0 else [self._signal, 0, 0]
         state = torch.tensor(here, dtype=torch.int32, device=trainer.strategy.root_device)
         torch.distributed.all_reduce(state, torch.distributed.ReduceOp.MAX)
         signum, due, self._pause = state.tolist()
@@ -133,7 +126,7 @@ class LastCheckpoint(Checkpoint):
         self._next = time.monotonic() + self.seconds
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._end_if_asked(trainer)
+        self.on_train_epoch_start(trainer, pl_module)  # a signal may have come since
         self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
