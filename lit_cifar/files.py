@@ -14,20 +14,13 @@ from pathlib import Path
 from lit_cifar.errors import UserError
 
 RUNS_FLAG = "--trainer.default_root_dir"
-FULL = {errno.ENOSPC, errno.EDQUOT}
 PARTS = ".*.part"  # folders of files that aren't whole yet
 
 
 def write_whole(path: Path, content: str | bytes, flag: str = RUNS_FLAG) -> Path:
-    """Writes a file, whole or not at all, and returns its path. Makes its folder if it is missing.
+    """Writes a file, whole or not at all, or raises UserError; returns its path. Makes its folder if it is missing.
 
-    Args:
-        path: The file. What was there before is replaced.
-        content: Text is written as UTF-8; a file name in it that isn't Unicode is escaped.
-        flag: The flag that names another place to write to.
-
-    Raises:
-        UserError: The file can't be written.
+    Text is written as UTF-8; a file name in it that isn't Unicode is escaped. `flag` names another place to write to.
     """
     if isinstance(content, str):
         content = content.encode("utf-8", "backslashreplace")
@@ -43,10 +36,7 @@ def whole(path: Path, size: int, flag: str = RUNS_FLAG) -> Iterator[Path]:
     Args:
         path: Where the file belongs. Files written next to the other path move next to this one.
         size: Bytes that they need together, at least.
-        flag: The flag that names another place to write to.
-
-    Raises:
-        UserError: They can't be written.
+        flag: The flag that names another place to write to, for the UserError if they can't be written.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -61,40 +51,25 @@ def whole(path: Path, size: int, flag: str = RUNS_FLAG) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path, flag: str = RUNS_FLAG) -> Iterator[None]:
-    """Turns the error of other code that can't write into the folder `path` into a sentence.
-
-    Raises:
-        UserError: It can't write.
-    """
+def writing(path: Path) -> Iterator[None]:
+    """Turns the error of other code that can't write into the folder `path` into a UserError."""
     try:
         yield
     except OSError as error:
-        raise unwritable(path / "events", error, flag=flag) from error
+        raise unwritable(path / "events", error) from error
 
 
 def unwritable(path: Path, error: OSError, size: int | None = None, flag: str = RUNS_FLAG) -> UserError:
     """Returns the error for a file that can't be written, with the bytes that it needs and those that are free."""
     why = error.strerror or str(error)
-    if error.errno not in FULL:
-        return UserError(
-            "not-writable", f"{path} can't be written ({why}); fix that, or choose another place with {flag}"
-        )
-    room = amount(free(path.parent))
-    needs = f"{path.name} needs {amount(size)}, and {room} are free" if size else f"{room} are free for {path.name}"
-    return UserError(
-        "disk-full",
-        f"{path.parent} is full ({why}): {needs}; make room there, or choose another place with {flag}",
-    )
+    elsewhere = f"or choose another place with {flag}"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return UserError("not-writable", f"{path} can't be written ({why}); fix that, {elsewhere}")
+    folder = next(parent for parent in path.parents if parent.exists())
+    room = _kilobytes(shutil.disk_usage(folder).free)
+    needs = f"{path.name} needs {_kilobytes(size)}, and {room} are free" if size else f"{room} are free for {path.name}"
+    return UserError("disk-full", f"{path.parent} is full ({why}): {needs}; make room there, {elsewhere}")
 
 
-def free(folder: Path) -> int:
-    """Returns the bytes that are free where a folder is, or will be."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
-def amount(size: int) -> str:
-    """Returns a size as `170,498 kB`."""
+def _kilobytes(size: int) -> str:
     return f"{-(-size // 1000):,} kB"

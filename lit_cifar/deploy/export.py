@@ -41,12 +41,9 @@ class Format(NamedTuple):
     """How a kind of file is written and run."""
 
     suffix: str
-    packages: tuple[str, ...]
-    """What it needs in addition to lit_cifar's own dependencies."""
-    write: Callable[[Standalone, dict[str, Any], Path], None]
-    """Takes the network, its description (JSON), and the path of the file."""
-    open: Callable[[Path], Callable[[Tensor], Tensor]]
-    """Returns a function from uint8 `[N, H, W, 3]` to probabilities `[N, C]`."""
+    packages: tuple[str, ...]  # in addition to lit_cifar's own dependencies
+    write: Callable[[Standalone, dict[str, Any], Path], None]  # takes the network, its description (JSON), and a path
+    open: Callable[[Path], Callable[[Tensor], Tensor]]  # returns a function from uint8 `[N, H, W, 3]` to `[N, C]`
 
 
 def check_output(output: Path, name: FormatName) -> None:
@@ -67,9 +64,8 @@ def check_output(output: Path, name: FormatName) -> None:
         try:
             import_module(package)
         except ImportError as error:
-            raise UsageError(
-                "package-missing", f"--format {name} needs the package {package}: pip install -e '.[export]'"
-            ) from error
+            sentence = f"--format {name} needs the package {package}: pip install -e '.[export]'"
+            raise UsageError("package-missing", sentence) from error
 
 
 def _weights_of(config: Path) -> str | None:
@@ -95,11 +91,7 @@ def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
 def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:
     """Writes a file, whole or not at all, if it predicts the images like `LitClassifier.predict`.
 
-    Returns:
-        The files written, and the largest difference of a probability.
-
-    Raises:
-        UserError: The network can't be exported, the file predicts something else, or it can't be written.
+    Returns the files written and the largest difference of a probability, or raises UserError.
     """
     assert classifier.card is not None  # it was loaded
     card, kind = classifier.card.as_dict(), FORMATS[name]
@@ -116,28 +108,22 @@ def export(classifier: LitClassifier, name: FormatName, output: Path, images: Te
 
 def _difference(kind: Format, file: Path, expected: Tensor, images: Tensor, output: Path) -> float:
     """Returns the largest difference of a probability, or raises UserError if the file does not do as expected."""
+    refused = f"--output {output} was not written"
     if not expected.isfinite().all():
-        raise UserError(
-            "diverged", f"--output {output} was not written: the network computes NaN; export another checkpoint"
-        )
+        raise UserError("diverged", f"{refused}: the network computes NaN; export another checkpoint")
     try:
         classify = kind.open(file)
         with torch.inference_mode():
             found = torch.cat([classify(batch.permute(0, 2, 3, 1).contiguous()) for batch in images.split(250)])
     except Exception as error:  # each runtime has its own
-        raise UserError(
-            "export-failed",
-            f"--output {output} was not written: the file does not run ({reason(error)}); try another --format",
-        ) from error
+        sentence = f"{refused}: the file does not run ({reason(error)}); try another --format"
+        raise UserError("export-failed", sentence) from error
     difference = float((found - expected).abs().max())
     others = int((found.argmax(1) != expected.argmax(1)).sum())
     if others or not difference <= LARGEST_DIFFERENCE:  # NaN is not
-        raise UserError(
-            "export-differs",
-            f"--output {output} was not written: the file predicts another class for {others:,} of {len(images):,}"
-            f" images, and its probabilities differ by up to {difference:.1g} (allowed: {LARGEST_DIFFERENCE:.1g});"
-            " try another --format",
-        )
+        classes = f"the file predicts another class for {others:,} of {len(images):,} images"
+        values = f"its probabilities differ by up to {difference:.1g} (allowed: {LARGEST_DIFFERENCE:.1g})"
+        raise UserError("export-differs", f"{refused}: {classes}, and {values}; try another --format")
     return difference
 
 
@@ -220,11 +206,9 @@ def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
     except OSError:
         raise  # of the disk
     except Exception as error:  # a forward may be any Python, and so may what it raises
-        raise UserError(
-            "export-failed",
-            f"--format {name} can't export {type(network.net).__name__} ({reason(error)}); change its forward, or use"
-            " --format safetensors, which does not trace it",
-        ) from error
+        why = f"--format {name} can't export {type(network.net).__name__} ({reason(error)})"
+        todo = "change its forward, or use --format safetensors, which does not trace it"
+        raise UserError("export-failed", f"{why}; {todo}") from error
     finally:
         logging.disable(disabled)
 

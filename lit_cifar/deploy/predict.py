@@ -1,9 +1,9 @@
 """Predicting picture files with a trained network, on all cores, and the contact sheet of the predictions."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Lock
 
@@ -23,11 +23,7 @@ LONGEST_NAME = 24  # characters of a file name on the sheet
 
 
 def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[list[Path], Tensor, list[str]]:
-    """Decodes and predicts picture files.
-
-    Returns:
-        The files that could be read, their probabilities `[N, C]`, and a sentence about each of the others.
-    """
+    """Returns the files that could be read, their probabilities `[N, C]`, and a sentence about each of the others."""
     keep_freed_memory()
     one_by_one = Lock()
 
@@ -36,22 +32,15 @@ def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[lis
             probabilities = classifier.predict(to_tensor(decoded.pixels))
         return decoded.read, probabilities, decoded.unread
 
-    with _one_torch_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # each thread predicts on its core: a network on all, next to decoding, is half as fast
+    try:
         parts = decode_files(files, "any", f"Predicting {tables.plural(len(files), 'picture')}", predict)
+    finally:
+        torch.set_num_threads(threads)
     read = [path for paths, _, _ in parts for path in paths]
     unread = [sentence for _, _, sentences in parts for sentence in sentences]
     return read, torch.cat([torch.empty(0, len(classifier.classes)), *(values for _, values, _ in parts)]), unread
-
-
-@contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    """Lets each thread predict on a core of its own: a network on all cores, next to decoding, is half as fast."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def ranked(probabilities: Tensor, classes: Sequence[str]) -> list[tables.Guesses]:
@@ -62,11 +51,7 @@ def ranked(probabilities: Tensor, classes: Sequence[str]) -> list[tables.Guesses
 
 
 def draw_sheet(path: Path, files: Sequence[Path], guesses: Sequence[tables.Guesses], recipe: str) -> str:
-    """Draws up to 32 of the pictures, evenly spaced, with their predicted classes.
-
-    Returns:
-        What the sheet shows, such as `32 of 45 pictures`.
-    """
+    """Draws up to 32 of the pictures, evenly spaced, with their predicted classes. Returns `32 of 45 pictures`."""
     from lit_cifar.report import figures  # imports matplotlib: 0.5 s
 
     shown = torch.linspace(0, len(files) - 1, min(ON_THE_SHEET, len(files))).long().tolist()

@@ -39,7 +39,6 @@ class Standalone(nn.Module):
         self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Returns probabilities `[N, C]` of uint8 `[N, H, W, 3]`."""
         images = resized(pictures).float() * self.scale + self.shift
         return self.net(images).float().softmax(1)
 

@@ -6,7 +6,8 @@ numbers, words, and import paths for classes and functions, so that whatever rea
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 
 Description = dict[str, Any]
 """An object as `class_path`, its import path, and `init_args`, its constructor's arguments."""
-
 
 RESUMED = {
     "recipe": "recipe",
@@ -72,12 +72,9 @@ class RunCard:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
-        """Returns the card that a checkpoint holds.
-
-        Raises:
-            ValueError: A value is missing or can't be what was written. The message is its name.
-        """
-        for name, hint in get_type_hints(cls).items():
+        """Returns the card that a checkpoint holds, or raises ValueError with the name of a missing or wrong value."""
+        hints = get_type_hints(cls)
+        for name, hint in hints.items():
             if name not in values or not _fits(values[name], hint):
                 raise ValueError(name)
         for name in ("mean", "std"):
@@ -85,7 +82,7 @@ class RunCard:
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
-        return cls(**{f.name: values[f.name] for f in fields(cls)})
+        return cls(**{name: values[name] for name in hints})
 
     def differences(self, other: "RunCard") -> list[str]:
         """Returns what makes `other` another training, such as `--data.batch_size (4, now 8)`."""
@@ -100,12 +97,7 @@ class RunCard:
 def plain(value: Any, flag: str) -> Any:
     """Returns a value as numbers, words, lists and dictionaries of them; classes and functions as import paths.
 
-    Args:
-        value: What to write down.
-        flag: The flag or argument it comes from, for the message.
-
-    Raises:
-        UsageError: The value can't be written down.
+    If it can't be written down, it raises UsageError with the `flag` that it comes from.
     """
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
@@ -119,10 +111,8 @@ def plain(value: Any, flag: str) -> Any:
         return str(value)
     if inspect.isclass(value) or inspect.isroutine(value):
         return import_path(value)
-    raise UsageError(
-        "value-unwritable",
-        f"{flag} is a {type(value).__name__}, which a checkpoint can't hold; use numbers, words, classes or functions",
-    )
+    instead = "which a checkpoint can't hold; use numbers, words, classes or functions"
+    raise UsageError("value-unwritable", f"{flag} is a {type(value).__name__}, {instead}")
 
 
 def import_path(named: Any) -> str:
@@ -152,10 +142,8 @@ def describe(made: Any) -> Description:
 def _writable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in arguments.items():
-        try:
+        with suppress(UsageError):
             found[name] = plain(value, name)
-        except UsageError:
-            continue
     return found
 
 

@@ -45,8 +45,7 @@ class Checkpoint:
     @property
     def history(self) -> dict[str, Any]:
         """State of the training's history."""
-        history: dict[str, Any] = self.content[KEY]["history"]
-        return history
+        return self.content[KEY]["history"]
 
     @property
     def mlflow_run(self) -> str | None:
@@ -58,10 +57,8 @@ class Checkpoint:
 class RunCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint to its folder and through to the disk, then renames it; never reads one twice.
 
-    Lightning's own goes through the folder for temporary files, which may be full when the run folder isn't.
-
-    Args:
-        read: A checkpoint that was read already. Lightning gets its content once.
+    Lightning's own goes through the folder for temporary files, which may be full when the run folder isn't. The
+    content of a checkpoint that was `read` already is given to Lightning once.
     """
 
     def __init__(self, read: Checkpoint | None = None) -> None:
@@ -90,31 +87,26 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         UsageError: There is no such file, or it isn't a checkpoint of this project.
         UserError: The file is damaged, or holds something other than tensors, numbers and strings.
     """
-    path = Path(path)
-    if not _is_file(path):
-        raise UsageError(
-            "checkpoint-missing",
-            f"--ckpt_path {path} does not exist or is not a file; checkpoints are in {RUNS}/*/version_*/checkpoints",
-        )
+    path, named = Path(path), f"--ckpt_path {path}"
+    if not os.path.isfile(path):  # noqa: PTH113, as Path.is_file raises on a name that is too long
+        where = f"checkpoints are in {RUNS}/*/version_*/checkpoints"
+        raise UsageError("checkpoint-missing", f"{named} does not exist or is not a file; {where}")
     try:
         path.open("rb").close()
     except OSError as error:
-        raise UserError(
-            "checkpoint-unreadable", f"--ckpt_path {path} can't be read ({error.strerror}); fix that, or use another"
-        ) from error
-    not_ours = f"--ckpt_path {path} is not a checkpoint of lit_cifar"
+        sentence = f"{named} can't be read ({error.strerror}); fix that, or use another"
+        raise UserError("checkpoint-unreadable", sentence) from error
+    not_ours = f"{named} is not a checkpoint of lit_cifar"
     if not is_zipfile(path):
         raise UsageError("checkpoint-foreign", f"{not_ours}, or is cut short; use best.ckpt or last.ckpt of a run")
-    damaged = UserError("checkpoint-damaged", f"--ckpt_path {path} is damaged; use another checkpoint")
+    damaged = UserError("checkpoint-damaged", f"{named} is damaged; use another checkpoint")
     if not _is_intact(path):
         raise damaged
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
-        raise UsageError(
-            "checkpoint-foreign",
-            f"{not_ours}: it holds something other than tensors, numbers and strings, so it isn't opened",
-        ) from error
+        sentence = f"{not_ours}: it holds something other than tensors, numbers and strings, so it isn't opened"
+        raise UsageError("checkpoint-foreign", sentence) from error
     except Exception as error:  # a file made to mislead may raise anything
         raise damaged from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict) or "state_dict" not in content:
@@ -124,28 +116,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     try:
         return Checkpoint(path, _card(content), content)
     except ValueError as error:
-        raise UserError(
-            "checkpoint-damaged",
-            f"--ckpt_path {path} is damaged: its {error} can't be what was written; use another checkpoint",
-        ) from error
+        sentence = f"{named} is damaged: its {error} can't be what was written; use another checkpoint"
+        raise UserError("checkpoint-damaged", sentence) from error
 
 
 def _card(content: dict[str, Any]) -> RunCard:
-    card, weights = content[KEY]["card"], content["state_dict"]
-    if not isinstance(content[KEY].get("history"), dict):
-        raise ValueError("history")
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise ValueError("state_dict")
-    if not isinstance(card, dict):
-        raise ValueError("card")
-    return RunCard.from_dict(card)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # such as a name that is too long
-        return False
+    ours = content[KEY]
+    parts = {"history": ours.get("history"), "state_dict": content["state_dict"], "card": ours["card"]}
+    for name, part in parts.items():
+        if not isinstance(part, dict) or not all(isinstance(key, str) for key in part):
+            raise ValueError(name)
+    return RunCard.from_dict(ours["card"])
 
 
 def _is_intact(path: Path) -> bool:
@@ -160,18 +141,12 @@ def _is_intact(path: Path) -> bool:
 
 
 def check_resumable(checkpoint: Checkpoint, now: RunCard, root: Path) -> None:
-    """Checks that a training which goes on from a checkpoint is the one that wrote it.
-
-    Raises:
-        UsageError: Recipe, network, data set or batches differ. The sentence lists what does.
-    """
+    """Raises UsageError, with a list of what differs, unless a training goes on from a checkpoint that it wrote."""
     if differences := checkpoint.card.differences(now):
         where = f"; the images are those in {root}" if "images" in differences else ""
-        raise UsageError(
-            "checkpoint-of-another-training",
-            f"--ckpt_path {checkpoint.path} is of another training: {', '.join(differences)} differ{where};"
-            " set them to the same, or start anew without --ckpt_path",
-        )
+        what = f"--ckpt_path {checkpoint.path} is of another training: {', '.join(differences)} differ{where}"
+        todo = "set them to the same, or start anew without --ckpt_path"
+        raise UsageError("checkpoint-of-another-training", f"{what}; {todo}")
 
 
 def find_checkpoint(path: str | None, root: Path) -> Checkpoint:
@@ -190,21 +165,16 @@ def find_checkpoint(path: str | None, root: Path) -> Checkpoint:
     if newest and path is None:
         return newest_checkpoint([newest.path.parent], "best.ckpt") or newest
     if newest and path == "best" and not newest.path.with_name("best.ckpt").exists():
-        raise UsageError(
-            "checkpoint-missing",
-            f"the newest run, {newest.path.parents[1]}, has no best.ckpt, since it held out no images or has only"
-            " begun; use --ckpt_path last, or give a path",
-        )
+        why = f"the newest run, {newest.path.parents[1]}, has no best.ckpt: it held out no images or has only begun"
+        raise UsageError("checkpoint-missing", f"{why}; use --ckpt_path last, or give a path")
     found = newest and (
         newest_checkpoint([newest.path.parent], f"{path}.ckpt") or newest_checkpoint([runs], f"{any_run}/{path}.ckpt")
     )
     if found:
         return found
-    raise UsageError(
-        "checkpoint-missing",
-        f"there is no intact {path or 'best'}.ckpt in {runs}/*/version_*/checkpoints; train with"
-        " python -m lit_cifar fit, or give a path with --ckpt_path",
-    )
+    what = f"there is no intact {path or 'best'}.ckpt in {runs}/*/version_*/checkpoints"
+    todo = "train with python -m lit_cifar fit, or give a path with --ckpt_path"
+    raise UsageError("checkpoint-missing", f"{what}; {todo}")
 
 
 def newest_checkpoint(folders: Sequence[Path], pattern: str) -> Checkpoint | None:

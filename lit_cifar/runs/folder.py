@@ -28,10 +28,9 @@ _held: dict[Path, FileLock] = {}
 
 
 def hold(folder: Path) -> None:
-    """Locks a folder of checkpoints for this process, until `release`. The system drops the lock of a killed process.
+    """Locks a folder of checkpoints for this process until `release`, or raises UserError if another one holds it.
 
-    Raises:
-        UserError: Another process holds it.
+    The system drops the lock of a killed process.
     """
     folder = folder.resolve()
     if folder in _held or rank_zero_only.rank or not folder.is_dir():  # type: ignore[attr-defined]
@@ -40,11 +39,9 @@ def hold(folder: Path) -> None:
     try:
         lock.acquire()
     except Timeout as error:
-        raise UserError(
-            "run-locked",
-            f"another process is still training in {folder}; wait until it ends, or start another run without"
-            " --ckpt_path and --resume, or with another --trainer.default_root_dir",
-        ) from error
+        todo = "wait until it ends, or start another run without --ckpt_path and --resume, or with another"
+        sentence = f"another process is still training in {folder}; {todo} --trainer.default_root_dir"
+        raise UserError("run-locked", sentence) from error
     except (OSError, NotImplementedError):  # read-only, full, or a file system without locks: go on without one
         return
     _held[folder] = lock
@@ -59,11 +56,7 @@ def release() -> None:
 
 
 def new_version(runs: Path) -> str:
-    """Makes the next `version_N` in a folder of runs, for this process only, and returns its name.
-
-    Raises:
-        UserError: It can't be made.
-    """
+    """Makes the next `version_N` in a folder of runs, or raises UserError; no other process gets the same."""
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return "version_0"  # Lightning takes the first rank's
     with writing(runs):
@@ -79,11 +72,7 @@ def new_version(runs: Path) -> str:
 
 
 class WholeConfig(Callback):
-    """Writes `config.yaml` before training; a resumed run replaces it.
-
-    Args:
-        content: What the file holds.
-    """
+    """Writes `content` as `config.yaml` before training; a resumed run replaces it."""
 
     def __init__(self, content: str) -> None:
         self.content = content
@@ -102,16 +91,12 @@ class RunLogger(TensorBoardLogger):
     A thread writes the event file, and its error appears at the next event.
     """
 
-    def __init__(self, save_dir: str, name: str, version: str | None = None, **options: Any) -> None:
-        super().__init__(save_dir, name, version, **options)
-        self._run_version = version
-
     @property
     def version(self) -> str:
         """Name of the run folder, which is made when it is first asked for: a run that is refused leaves none."""
-        if self._run_version is None:
-            self._run_version = new_version(Path(self.root_dir))
-        return self._run_version
+        if self._version is None:
+            self._version = new_version(Path(self.root_dir))
+        return str(self._version)
 
     @property
     def experiment(self) -> Any:
@@ -151,8 +136,6 @@ def quiet_about_disk_errors(arguments: threading.ExceptHookArgs) -> None:
 
 def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
     """Returns ours, then the loggers that the user asks for: the first one's folder is the run folder."""
-    if asked is False:
-        return []
     return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
 
 

@@ -21,32 +21,22 @@ TRUSTED = ("lit_cifar.nets.", "torch.nn.", "torchvision.models.")
 
 
 def check_net(config: Description, path: str | Path) -> None:
-    """Checks that a checkpoint's network is one of this project's, torch's or torchvision's, with plain arguments.
-
-    Raises:
-        UsageError: The class path or an argument is something else, or this version doesn't have it.
-    """
+    """Raises UsageError unless a checkpoint's network is ours, torch's or torchvision's, with plain arguments."""
     class_path = str(config.get("class_path"))
-    asks, trust = f"--ckpt_path {path} asks for", f"if you trust it, name it yourself with --model.net {class_path}"
+    asks = f"--ckpt_path {path} asks for the network {class_path}"
+    trust = f"if you trust it, name it yourself with --model.net {class_path}"
     if not class_path.startswith(TRUSTED):
-        raise UsageError(
-            "network-untrusted",
-            f"{asks} the network {class_path}, which isn't part of lit_cifar, torch or torchvision; {trust}",
-        )
+        why = "which isn't part of lit_cifar, torch or torchvision"
+        raise UsageError("network-untrusted", f"{asks}, {why}; {trust}")
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, OSError, ValueError) as error:
-        raise UsageError(
-            "network-unknown", f"{asks} the network {class_path}, which this version does not have"
-        ) from error
+        raise UsageError("network-unknown", f"{asks}, which this version does not have") from error
     if not _is_network(found):
-        raise UsageError("network-untrusted", f"{asks} {class_path}, which is not a network")
+        raise UsageError("network-untrusted", f"{asks}, which is not a network")
     if not _has_plain_arguments(config):
-        raise UsageError(
-            "network-untrusted",
-            f"{asks} the network {class_path} with arguments other than numbers and words; {trust}",
-        )
+        raise UsageError("network-untrusted", f"{asks} with arguments other than numbers and words; {trust}")
 
 
 def _is_network(found: Any) -> bool:
@@ -88,13 +78,8 @@ def _is_word(value: Any) -> bool:
 def default_net(checkpoint: Checkpoint, named: str | None, fit: bool) -> Description | None:
     """Returns the network that the command line starts from, as far as the checkpoint can be trusted.
 
-    Args:
-        checkpoint: Which names the network.
-        named: The class path that the user gives, and therefore trusts.
-        fit: Whether the recipe names the network, so that the checkpoint doesn't have to.
-
-    Raises:
-        UsageError: Nothing else names the network, and this one isn't trusted.
+    `named` is the class path that the user gives, and therefore trusts. To `fit`, the recipe names a network. If
+    nothing else names one, and the checkpoint's isn't trusted, it raises UsageError.
     """
     config = checkpoint.card.net
     if named and named == config.get("class_path") and _has_plain_arguments(config):
@@ -113,31 +98,24 @@ def default_net(checkpoint: Checkpoint, named: str | None, fit: bool) -> Descrip
 def build_net(config: Description) -> nn.Module:
     """Returns the network that a class path and arguments describe. Call `check_net` first."""
     module, _, name = config["class_path"].rpartition(".")
-    net: nn.Module = getattr(import_module(module), name)(**config.get("init_args") or {})
-    return net
+    return getattr(import_module(module), name)(**config.get("init_args") or {})
 
 
 def own_net(class_path: str, checkpoint: Checkpoint) -> nn.Module:
-    """Returns the network that the user names with `--model.net`, with the arguments from the checkpoint.
+    """Returns the network that the user names with `--model.net`, made with the checkpoint's arguments.
 
-    Raises:
-        UsageError: It can't be imported or made, or is not a network.
+    Raises UsageError if it can't be imported or made, or is not a network.
     """
+    named = f"--model.net {class_path}"
     try:
         net = build_net(checkpoint.card.net | {"class_path": class_path})
     except ImportError as error:
-        raise UsageError(
-            "network-unknown",
-            f"--model.net {class_path} can't be imported ({reason(error)}); start in the folder of its module, or"
-            " install it",
-        ) from error
+        sentence = f"{named} can't be imported ({reason(error)}); start in the folder of its module, or install it"
+        raise UsageError("network-unknown", sentence) from error
     except Exception as error:  # its code may be any Python, and so may what it raises
-        raise UsageError(
-            "network-unknown", f"--model.net {class_path} can't be made ({reason(error)}); give its module and class"
-        ) from error
+        sentence = f"{named} can't be made ({reason(error)}); give its module and class"
+        raise UsageError("network-unknown", sentence) from error
     if not isinstance(net, nn.Module):
-        raise UsageError(
-            "network-unknown",
-            f"--model.net {class_path} makes a {type(net).__name__}, not a torch.nn.Module; give the network's class",
-        )
+        sentence = f"{named} makes a {type(net).__name__}, not a torch.nn.Module; give the network's class"
+        raise UsageError("network-unknown", sentence)
     return net

@@ -1,7 +1,7 @@
 """The gallery of the demo page: test images with what they are and what the network predicts."""
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -21,10 +21,6 @@ class Gallery(NamedTuple):
     images: Tensor
     labels: Tensor
     predicted: Tensor
-
-    def as_json(self) -> dict[str, Any]:
-        """Returns what the page needs to know; it asks for the images one by one."""
-        return {"title": self.title, "labels": self.labels.tolist(), "predicted": self.predicted.tolist()}
 
 
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:

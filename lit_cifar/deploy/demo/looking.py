@@ -20,7 +20,7 @@ from lit_cifar.training.classifier import LitClassifier
 PIXELS = 50_000_000  # of a picture: 150 MB decoded
 SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera's has 10
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-NAMED = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+NAMED = "PNG, JPEG, WEBP, GIF or BMP"
 ENLARGED = 8  # times
 GREYED = 0.15  # how much of a picture shows through the grey where the network did not look
 
@@ -33,9 +33,8 @@ def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any
         raise UserError("diverged", "This network computes NaN: its training diverged. Use another checkpoint.")
     top = int(probabilities.argmax())
     looked = activation_map(classifier, pixels, top)
-    if looked is None:
-        caption = "No map of where it looked: this network has no convolution"
-    else:
+    caption = "No map of where it looked: this network has no convolution"
+    if looked is not None:
         what = "the clear parts speak" if looked.any() else "no single part speaks"
         caption = f"Where it looked: {what} for {classifier.classes[top]}"
     named = zip(classifier.classes, probabilities.tolist(), strict=True)

@@ -38,7 +38,6 @@ LIMIT = 20 * 2**20  # bytes of a picture's file
 HELD = 600 * 2**20  # bytes of all pictures that are arriving or waiting
 SECONDS = 30  # for a picture to arrive
 CONNECTIONS = 200  # at once, idle ones included; uvicorn answers more with status 503
-HEAD = 2**16  # bytes of a request's head
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 FILES = {
     "/": ("index.html", "text/html"),
@@ -89,25 +88,22 @@ def serving(app: Starlette) -> uvicorn.Config:
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=1,  # Ctrl-C waits no longer for pictures that are arriving
-        h11_max_incomplete_event_size=HEAD,
+        h11_max_incomplete_event_size=2**16,  # bytes of a request's head
     )
 
 
 def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, hosts: Sequence[str]) -> Starlette:
     """Returns the page of a classifier, with a note about its gallery, for requests to these host names (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
-
-    async def about(_: Request) -> Response:
-        return JSONResponse(
-            {
-                "net": type(classifier.net).__name__,
-                "recipe": classifier.recipe,
-                "classes": classifier.classes,
-                "limit": LIMIT,
-                "note": note,
-                "gallery": gallery and gallery.as_json(),
-            }
-        )
+    about = {
+        "net": type(classifier.net).__name__,
+        "recipe": classifier.recipe,
+        "classes": classifier.classes,
+        "limit": LIMIT,
+        "note": note,
+        "gallery": gallery
+        and {"title": gallery.title, "labels": gallery.labels.tolist(), "predicted": gallery.predicted.tolist()},
+    }
 
     async def image(request: Request) -> Response:
         index = request.path_params["index"]
@@ -141,8 +137,8 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
     return Starlette(
         routes=[
-            *(Route(path, _file(*file)) for path, file in FILES.items()),
-            Route("/about", about),
+            *(Route(path, _file(*file), methods=["GET"]) for path, file in FILES.items()),
+            Route("/about", JSONResponse(about), methods=["GET"]),
             Route("/images/{index:int}.png", image),
             Route("/predict", predict, methods=["POST"]),
         ],
@@ -191,13 +187,8 @@ async def _fail(_: Request, error: Exception) -> Response:
     return _error("The server failed. Its terminal shows why.", 500)
 
 
-def _file(name: str, kind: str) -> Any:
-    content = (Path(__file__).parent / "page" / name).read_bytes()
-
-    async def answer(_: Request) -> Response:
-        return Response(content, media_type=kind)
-
-    return answer
+def _file(name: str, kind: str) -> Response:
+    return Response((Path(__file__).parent / "page" / name).read_bytes(), media_type=kind)
 
 
 def _check_kind(headers: Headers) -> None:
