@@ -165,7 +165,7 @@ def test_the_checksum_is_that_of_the_data_and_of_nothing_else(module: Any) -> No
             fields = [images, labels, classes]
             fields[at] = changed
             another = module(val_size=5)
-            another._images = data.images._replace(**{split: ImageSet(*fields)})
+            another.images = data.images._replace(**{split: ImageSet(*fields)})
             assert another.checksum != data.checksum
 
 
