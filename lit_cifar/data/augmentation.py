@@ -58,25 +58,27 @@ class Augmentation:
         if self == Augmentation() or not len(images):
             return images
         windows, (height, width) = 2 * self.crop + 1, images.shape[2:]
-        mirrored, down, right, centre_y, centre_x, seeds = draw(
-            seed, epoch, indices, (2, windows, windows, height, width, 1 << 40)
-        )
+        below = 2, windows, windows, height, width, 1 << 40
+        mirrored, down, right, centre_y, centre_x, seeds = draw(seed, epoch, indices, below)
         if self.flip == "alternate":
             mirrored = draw(seed, 0, indices, (2,))[0] ^ (epoch & 1)
         if self.transform is not None:
             images = self._transformed(images, seeds)
         if self.flip or self.crop:
-            images = self._moved(images, mirrored, down, right)
+            window = down * windows + right
+            pixels = _windows(self.crop, height, width, images.device)
+            pixels = pixels.index_select(0, window + mirrored * windows**2 if self.flip else window)
+            images = images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
         if self.cutout:
-            images = self._cut(images, centre_y, centre_x)
+            square = _squares(self.cutout, height, width, images.device)
+            square = square.index_select(0, centre_y * width + centre_x)
+            images = images & ~square | square & 128  # a third of the time of masked_fill
         return images
 
     def draw_jitter(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns the offset and the factor of each image's normalised values, float32 `[N, 1, 1, 1]` each."""
         numbers = draw(seed, epoch, indices, (1,) * 6 + (STEPS, STEPS))[6:]  # __call__ uses the first six
-        offset, factor = (
-            self.jitter * (2 / (STEPS - 1) * number.float() - 1)[:, None, None, None] for number in numbers
-        )
+        offset, factor = (self.jitter * (2 / (STEPS - 1) * each.float() - 1)[:, None, None, None] for each in numbers)
         return offset, 1 + factor
 
     def _transformed(self, images: Tensor, seeds: Tensor) -> Tensor:
@@ -86,52 +88,26 @@ class Augmentation:
             for image, image_seed in zip(images.cpu(), seeds.tolist(), strict=True):
                 torch.default_generator.manual_seed(image_seed)  # torch.manual_seed would seed the GPU too
                 out.append(self.transform(image))
-                if out[-1].dtype != torch.uint8 or out[-1].shape != image.shape:
-                    raise UsageError(
-                        "transform-unfit",
-                        f"--data.transform must return uint8 {list(image.shape)},"
-                        f" but returned {str(out[-1].dtype).removeprefix('torch.')} {list(out[-1].shape)}",
-                    )
+                found, wanted = (f"{each.dtype} {list(each.shape)}" for each in (out[-1], image))
+                if found != wanted:
+                    raise UsageError("transform-unfit", f"--data.transform must return {wanted}, not {found}")
         return torch.stack(out).to(images.device)
-
-    def _moved(self, images: Tensor, mirrored: Tensor, down: Tensor, right: Tensor) -> Tensor:
-        """Flips and crops with one gather of every pixel from its old place, without padding."""
-        windows = _windows(self.crop, *images.shape[2:], images.device)
-        side = 2 * self.crop + 1
-        window = down * side + right
-        pixels = windows.index_select(0, window + mirrored * side**2 if self.flip else window)
-        return images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
-
-    def _cut(self, images: Tensor, centre_y: Tensor, centre_x: Tensor) -> Tensor:
-        """Cuts squares whose centres are uniform over the image, so they may extend beyond it, as in the paper."""
-        square = _squares(self.cutout, *images.shape[2:], images.device)
-        square = square.index_select(0, centre_y * images.shape[3] + centre_x)
-        return images & ~square | square & 128  # a third of the time of masked_fill
 
 
 @lru_cache(maxsize=4)  # a lookup takes a quarter of the time of computing a window; crop 4: 1.3 MB
 def _windows(crop: int, height: int, width: int, device: torch.device) -> Tensor:
     """Returns int64 `[2 * (2 * crop + 1) ** 2, H * W]`: the pixels of each window, then of each mirrored window."""
     offsets = torch.arange(2 * crop + 1, device=device)[:, None] - crop
-    y, x = (_reflected(torch.arange(size, device=device) + offsets, size) for size in (height, width))
+    y, x = ((torch.arange(size, device=device) + offsets).abs() for size in (height, width))
+    y, x = y.minimum(2 * height - 2 - y), x.minimum(2 * width - 2 - x)  # -2 to 5 of 4 pixels: 2 1 | 0 1 2 3 | 2 1
     both = torch.stack((x, width - 1 - x))
     return (y[None, :, None, :, None] * width + both[:, None, :, None, :]).reshape(-1, height * width)
 
 
 @lru_cache(maxsize=4)
 def _squares(side: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside."""
-    rows, columns = (
-        (distance >= 0) & (distance < side)
-        for distance in (
-            torch.arange(n, device=device) - torch.arange(n, device=device)[:, None] + side // 2
-            for n in (height, width)
-        )
-    )
+    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside. Some extend beyond it."""
+    y, x = (torch.arange(size, device=device) for size in (height, width))
+    down, right = (places - places[:, None] + side // 2 for places in (y, x))
+    rows, columns = ((distance >= 0) & (distance < side) for distance in (down, right))
     return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, height, width).byte() * 255
-
-
-def _reflected(i: Tensor, size: int) -> Tensor:
-    """Reflects indices at the ends of a row: -2 to 5 in a row of 4 pixels become 2 1 | 0 1 2 3 | 2 1."""
-    i = i.abs()
-    return torch.minimum(i, 2 * (size - 1) - i)

@@ -42,13 +42,11 @@ TEST_BATCHES = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 
 
 def prepare(root: Path, mirrors: Sequence[str]) -> None:
-    """Unpacks the archive in `root`, after downloading it if it is missing. The caller holds the lock on `root`.
+    """Unpacks all batches of the archive in `root` or none, after downloading it if it is missing.
 
     Raises:
         UserError: The archive is damaged, can't be downloaded, or `root` can't be written to.
     """
-    if (root / FOLDER).is_dir():
-        return  # another process was first
     archive = root / ARCHIVE.name
     if not archive.exists():
         download(root, mirrors, ARCHIVE)
@@ -56,29 +54,12 @@ def prepare(root: Path, mirrors: Sequence[str]) -> None:
         raise _damaged(archive, f"has {size:,} bytes instead of {ARCHIVE.size:,}")
     elif md5_of(archive) != ARCHIVE.md5:
         raise _damaged(archive, f"is not the published archive: its MD5 is not {ARCHIVE.md5}")
-    _unpack(archive, root)
-
-
-def load(root: Path) -> tuple[ImageSet, ImageSet]:
-    """Returns the training and the test images of the unpacked batches in `root`.
-
-    Raises:
-        UserError: A batch is missing or is not the published one.
-    """
-    return _load(root / FOLDER, TRAIN_BATCHES), _load(root / FOLDER, TEST_BATCHES)
-
-
-def _unpack(archive: Path, root: Path) -> None:
-    """Writes the batches in a checked archive to `root`: all or none, and nothing else of the archive.
-
-    They are unpacked in memory first, so that nothing is written from an archive with a fault.
-    """
-    part = root / f"{FOLDER}.part"
-    shutil.rmtree(part, ignore_errors=True)
     try:
-        files = _batches(archive)
+        files = _batches(archive)  # in memory, so that nothing is written from an archive with a fault
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise _damaged(archive, "is damaged") from error
+    part = root / f"{FOLDER}.part"
+    shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()
         for name, content in files.items():
@@ -87,6 +68,11 @@ def _unpack(archive: Path, root: Path) -> None:
         shutil.rmtree(part, ignore_errors=True)
         raise unwritable(root / FOLDER, error, sum(map(len, files.values())), "--data.root") from error
     part.rename(root / FOLDER)
+
+
+def load(root: Path) -> tuple[ImageSet, ImageSet]:
+    """Returns the training and the test images, or raises UserError if a batch in `root` isn't as published."""
+    return _load(root / FOLDER, TRAIN_BATCHES), _load(root / FOLDER, TEST_BATCHES)
 
 
 def _batches(archive: Path) -> dict[str, bytes]:
@@ -120,9 +106,8 @@ def _load(folder: Path, batches: dict[str, str]) -> ImageSet:
             batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
         except (FileNotFoundError, pickle.UnpicklingError) as error:
             fault = "is missing" if isinstance(error, OSError) else f"is not the published file: {error}"
-            raise UserError(
-                "data-damaged", f"{folder / name} {fault}; delete {folder} and run again to restore it"
-            ) from error
+            remedy = f"delete {folder} and run again to restore it"
+            raise UserError("data-damaged", f"{folder / name} {fault}; {remedy}") from error
         images.append(torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32))
         labels += batch["labels"]
     return ImageSet(torch.cat(images), torch.tensor(labels), CIFAR10_CLASSES)

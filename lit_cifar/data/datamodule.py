@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,10 +87,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
         self.seed = seed
-        self._images: Images | None = None
-        self._checksum: int | None = None
 
-    @property
+    @cached_property
     def images(self) -> Images:
         """The data set, opened at the first use, and downloaded if necessary.
 
@@ -97,32 +96,25 @@ class CIFAR10DataModule(pl.LightningDataModule):
             UsageError: There are no images, or no more than `val_size`.
             UserError: The images can't be downloaded or read.
         """
-        if self._images is None:
-            self._images = open_images(self.root, self.dataset, self.mirrors)
-            total = len(self._images.train.labels)
-            _require(
-                self.val_size < total,
-                f"--data.val_size {self.val_size} leaves nothing to train on:"
-                f" {self.title} has {total:,} training images",
-            )
-        return self._images
+        images = open_images(self.root, self.dataset, self.mirrors)
+        total = len(images.train.labels)
+        _require(self.val_size < total, f"--data.val_size {self.val_size} leaves none of {total:,} training images")
+        return images
 
     @property
     def title(self) -> str:
         """The name of the data set in messages and reports. Only the published archive is called CIFAR-10."""
-        return {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic images"}[
-            self.images.kind
-        ]
+        titles = {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic images"}
+        return titles[self.images.kind]
 
-    @property
+    @cached_property
     def checksum(self) -> int:
         """CRC-32 of all images and labels (0.2 s), by which a resumed run recognises its data."""
-        if self._checksum is None:
-            self._checksum = 0
-            for images in (self.images.train, self.images.test):
-                for tensor in (images.images, images.labels):
-                    self._checksum = zlib.crc32(tensor.numpy().data, self._checksum)
-        return self._checksum
+        checksum = 0
+        for images in (self.images.train, self.images.test):
+            for tensor in (images.images, images.labels):
+                checksum = zlib.crc32(tensor.numpy().data, checksum)
+        return checksum
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -130,8 +122,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return self.images.train.classes
 
     def prepare_data(self) -> None:
-        """Downloads and decodes the images, once per machine."""
-        _ = self.images
+        _ = self.images  # opens them, once per machine
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns the indices of the images to train on and of those held out for validation, int64, ascending."""
@@ -150,25 +141,18 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return (~validation).nonzero().flatten(), validation.nonzero().flatten()
 
     def train_dataloader(self) -> BatchLoader:
-        """Returns the training images that are not held out, shuffled and augmented."""
-        train, _ = self.split()
-        return self._loader(
-            self.images.train, self.batch_size, indices=train, shuffle=True, augmentation=self.augmentation
-        )
+        options = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
+        return self._loader(self.images.train, self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
-        """Returns the held-out images, or no loader if `val_size` is 0."""
         if self.val_size == 0:
             return []
-        _, validation = self.split()
-        return self._loader(self.images.train, self.eval_batch_size, indices=validation)
+        return self._loader(self.images.train, self.eval_batch_size, indices=self.split()[1])
 
     def test_dataloader(self) -> BatchLoader:
-        """Returns the test images, in their order."""
         return self._loader(self.images.test, self.eval_batch_size)
 
     def predict_dataloader(self) -> BatchLoader:
-        """Returns the test images too."""
         return self.test_dataloader()
 
     def _loader(self, images: Any, batch_size: int, **options: Any) -> BatchLoader:

@@ -37,13 +37,11 @@ WEAK_CONNECTIONS = 5  # and a mirror is left after this many weak ones
 
 
 class Archive(NamedTuple):
-    """A file to download, and how to recognise it."""
+    """A file to download, and how to recognise it: by its size in bytes and its MD5 in hexadecimal."""
 
     name: str
     size: int
-    """In bytes."""
     md5: str
-    """In hexadecimal."""
 
 
 class DownloadError(UserError):
@@ -93,33 +91,43 @@ def download(
     """
     for url in mirrors:
         if not ADDRESS.fullmatch(url):
-            raise UsageError(
-                "value-wrong-type", f"{url} is not a mirror: --data.mirrors takes addresses with http:// or https://"
-            )
+            raise UsageError("value-wrong-type", f"--data.mirrors {url} must be an address with http:// or https://")
     path, part = root / archive.name, root / f"{archive.name}.part"
+    columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    task = bar.add_task("CIFAR-10", total=archive.size)
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with part.open("ab") as file, _bar(archive) as bar:
+        with part.open("ab") as file, bar:
             if shutil.disk_usage(root).free < archive.size - file.tell():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if file.tell() >= archive.size and _fault(file, archive):
-                _cut(file, 0)
+                file.truncate(file.seek(0))
             reasons: dict[str, str] = {}
             queue = deque(mirrors)
             while file.tell() < archive.size:
                 if not queue:
-                    raise _all_failed(root, archive, reasons)
+                    causes = "; ".join(reasons.values()) or "no mirror was given"
+                    raise DownloadError(
+                        "download-failed",
+                        f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, give another"
+                        " mirror with --data.mirrors URL, or use synthetic images with --data.dataset drawn",
+                    )
                 url, begun = queue.popleft(), file.tell()
                 rate = stall_rate if set(queue) - reasons.keys() else 0  # be patient if no mirror is untried
+                host = ADDRESS.sub(r"\1", url)
+                bar.reset(task, description=f"CIFAR-10 from {host}", completed=begun)
+                if bar.disable:
+                    print(f"Downloading CIFAR-10 ({archive.size / 1e6:.0f} MB) from {host}", file=sys.stderr)
                 try:
                     _fetch(url, file, archive, bar, rate, stall_seconds, connect_seconds)
                     if fault := _fault(file, archive):
-                        _cut(file, 0)
+                        file.truncate(file.seek(0))
                         if begun:  # the wrong bytes may be those of another mirror or run: once more, from zero
                             queue.appendleft(url)
                         raise _MirrorError(fault)
                 except _MirrorError as error:
-                    reasons[url] = str(error)
+                    reasons[url] = f"{host}: {error}"
                     if isinstance(error, _SlowError):
                         queue.append(url)
             file.flush()
@@ -139,16 +147,12 @@ def _fetch(
 ) -> None:
     """Appends the missing bytes from one mirror, reconnecting as long as connections deliver bytes."""
     [task] = bar.task_ids
-    bar.reset(task, completed=file.tell(), description=f"CIFAR-10 from {_host(url)}")
-    if bar.disable:
-        print(f"Downloading CIFAR-10 ({archive.size / 1e6:.0f} MB) from {_host(url)}", file=sys.stderr, flush=True)
-    weak = 0
-    since, received = time.monotonic(), 0
+    since, received, weak = time.monotonic(), 0, 0
     while True:
         before = file.tell()
         response, start = _open(url, before, archive, timeout)
         if start < before:
-            _cut(file, start)
+            file.truncate(file.seek(start))
         with response:
             for chunk in _chunks(response):
                 file.write(chunk)
@@ -210,11 +214,6 @@ def _fault(file: BufferedWriter, archive: Archive) -> str:
     return "" if md5 == archive.md5 else f"MD5 is {md5} instead of {archive.md5}"
 
 
-def _cut(file: BufferedWriter, size: int) -> None:
-    file.seek(size)
-    file.truncate()
-
-
 def _why(error: Exception, timeout: float) -> str:
     """Returns why a connection failed, in a few words."""
     cause = error.reason if isinstance(error, URLError) else error
@@ -225,24 +224,3 @@ def _why(error: Exception, timeout: float) -> str:
     if isinstance(cause, TimeoutError):
         return f"no answer within {timeout:g} s"
     return " ".join(str(getattr(cause, "strerror", None) or cause).split())  # a server may send several lines
-
-
-def _all_failed(root: Path, archive: Archive, reasons: dict[str, str]) -> DownloadError:
-    causes = "; ".join(f"{_host(url)}: {why}" for url, why in reasons.items()) or "no mirror was given"
-    return DownloadError(
-        "download-failed",
-        f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, give another mirror with"
-        " --data.mirrors URL, or train on synthetic images with --data.dataset drawn",
-    )
-
-
-def _host(url: str) -> str:
-    return ADDRESS.sub(r"\1", url)
-
-
-def _bar(archive: Archive) -> Progress:
-    """Returns a progress bar, which shows nothing if stderr is not a terminal."""
-    columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    bar.add_task("CIFAR-10", total=archive.size)
-    return bar

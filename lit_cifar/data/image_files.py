@@ -32,25 +32,17 @@ TURNED_OR_TRANSPARENT = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.
 
 
 class Decoded(NamedTuple):
-    """The result of decoding several files."""
+    """Of several files: those that could be decoded, their pixels `[N, 32, 32, 3]`, a sentence for each other."""
 
     read: list[Path]
-    """The files that could be decoded."""
     pixels: bytes
-    """Their pixels, as `[N, 32, 32, 3]`."""
     unread: list[str]
-    """A sentence for each of the others."""
 
 
 def read_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Returns 32×32 RGB of a file, turned as its EXIF data say; of an animation, the first frame.
+    """Returns 32×32 RGB of a file in one of these formats of Pillow's, or raises UserError; None allows all formats.
 
-    Args:
-        path: The file.
-        formats: Pillow's names of the formats it may have; any that Pillow reads by default.
-
-    Raises:
-        UserError: The file can't be read. The sentence gives the reason.
+    Of an animation, it is the first frame.
     """
     with opened_file(path, formats) as picture:
         return squeezed(picture)
@@ -67,17 +59,14 @@ def opened(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Iterat
         ValueError: The picture is cut short or damaged, for which Pillow's readers raise a dozen errors.
     """
     try:
-        with (
-            source.open("rb", BUFFER) if isinstance(source, Path) else source as file,
-            _identified(file, formats) as picture,
-        ):
+        file: IO[bytes] = source.open("rb", BUFFER) if isinstance(source, Path) else source
+        with file, _identified(file, formats) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise Image.DecompressionBombError
             yield picture
-    except (UserError, Image.DecompressionBombError, UnidentifiedImageError):
-        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:
+        known = isinstance(error, UserError | Image.DecompressionBombError | UnidentifiedImageError)
+        if known or getattr(error, "strerror", None):
             raise
         raise ValueError("it is cut short or damaged") from error
 
@@ -94,22 +83,14 @@ def opened_file(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[
     except Image.DecompressionBombError:
         why = f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
     except UnidentifiedImageError:
-        why = (
-            "it is not a picture in a format that Pillow knows"
-            if formats is None
-            else f"it is not a {' or '.join(formats)} image"
-        )
+        why = f"it is not a picture in {' or '.join(formats or ['a format that Pillow knows'])}"
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
     raise UserError("picture-unreadable", f"{path} can't be read: {why}")
 
 
 def squeezed(picture: Image.Image) -> Image.Image:
-    """Returns 32×32 RGB, turned as its EXIF data say.
-
-    Raises:
-        ValueError: The pixels are floating-point numbers.
-    """
+    """Returns 32×32 RGB, turned as its EXIF data say, or raises ValueError if the pixels are floating-point numbers."""
     picture.load()
     if picture.mode == "RGB" and picture.size == (SIDE, SIDE) and TURNED_OR_TRANSPARENT.isdisjoint(picture.info):
         return picture
@@ -120,11 +101,7 @@ def squeezed(picture: Image.Image) -> Image.Image:
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """Returns RGB of any mode: 16 bits are scaled to 8, and what is transparent becomes white.
-
-    Raises:
-        ValueError: The pixels are floating-point numbers.
-    """
+    """Returns RGB: 16 bits are scaled to 8, and what is transparent becomes white. Floats raise ValueError."""
     if picture.mode == "F":
         raise ValueError(f"the pixels of a picture must be bytes, not {FLOATS}")
     if picture.mode.startswith("I"):
@@ -170,10 +147,7 @@ def decode(reader: str, paths: Sequence[Path]) -> Decoded:
 
 
 def serve(reader: str) -> None:
-    """Decodes for another process: reads a JSON list of paths per line from stdin, writes the result to stdout.
-
-    A result is a line with the JSON list `[read, unread]`, then the pixels.
-    """
+    """Decodes for another process: a JSON list of paths per line on stdin, on stdout `[read, unread]`, then pixels."""
     warnings.filterwarnings("ignore")  # about metadata, and sizes that are refused anyway
     try:
         for line in sys.stdin.buffer:

@@ -9,12 +9,13 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from lit_cifar.data.image_files import SIDE, Decoded
 from lit_cifar.data.image_set import ImageSet
@@ -35,12 +36,18 @@ def is_folder(root: Path) -> bool:
     return (root / "train").is_dir() or (root / "test").is_dir()
 
 
-def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) -> tuple[ImageSet, ImageSet]:
-    """Returns the training and the test images of a folder of pictures, from the cache if it is up to date.
+@contextmanager
+def lock(root: Path) -> Iterator[None]:
+    """Lets one process at a time prepare a folder. The lock is the system's, so a killed process leaves none behind."""
+    root.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):  # read-only, full, or a file system without locks: go on without
+            stack.enter_context(FileLock(root / ".lit_cifar.lock"))
+        yield
 
-    Args:
-        root: The folder. Its pictures are scaled to 32×32 if they have another size.
-        lock: Gives the lock that is held while the cache is made.
+
+def load_folder(root: Path) -> tuple[ImageSet, ImageSet]:
+    """Returns the training and the test images of a folder of pictures, scaled to 32×32, from the cache if up to date.
 
     Raises:
         UsageError: The folder lacks images, a split or a class.
@@ -52,7 +59,7 @@ def load_folder(root: Path, lock: Callable[[], AbstractContextManager[None]]) ->
     cache = root / CACHE
     arrays = _read(cache, fingerprint)
     if arrays is None:
-        with lock():
+        with lock(root):
             arrays = _read(cache, fingerprint)  # another process may have made it in the meantime
             if arrays is None:
                 arrays = _decode_all(root, listings, classes)
@@ -81,29 +88,21 @@ def _decode_all(root: Path, listings: dict[str, Listing], classes: list[str]) ->
 def _list(root: Path, split: str) -> Listing:
     """Lists the pictures of a split with os.scandir; pathlib takes three times as long for 60,000 files."""
     if not (root / split).is_dir():
-        raise UsageError(
-            "data-missing", f"{root} has no folder {split}; a folder of pictures needs train/<class>/ and test/<class>/"
-        )
+        raise UsageError("data-missing", f"{root} has no folder {split}; it needs train/<class>/ and test/<class>/")
     listing: Listing = []
     with os.scandir(root / split) as folders:
         for folder in folders:
             if folder.is_dir() and not folder.name.startswith("."):
-                try:
-                    folder.name.encode()
-                except UnicodeEncodeError as error:  # TensorBoard takes nothing else
-                    raise UsageError(
-                        "name-not-unicode", f"{folder.path} has a name that is not UTF-8; rename it"
-                    ) from error
+                if folder.name.encode(errors="replace").decode() != folder.name:  # TensorBoard takes nothing else
+                    raise UsageError("name-not-unicode", f"{folder.path} has a name that is not UTF-8; rename it")
                 with os.scandir(folder) as files:
                     for file in files:
                         if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
                             stat = file.stat()
                             listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
     if not listing:
-        raise UsageError(
-            "data-missing",
-            f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/, one folder per class",
-        )
+        sentence = f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/"
+        raise UsageError("data-missing", sentence)
     return sorted(listing)
 
 
@@ -112,25 +111,21 @@ def _classes(root: Path, listings: dict[str, Listing]) -> list[str]:
     for here, there, missing in (("train", "test", train - test), ("test", "train", test - train)):
         if missing:
             name = min(missing)
-            raise UsageError(
-                "data-missing",
-                f"class {name!r} has images in {root / here} but none in {root / there};"
-                f" add some to {root / there / name}, or remove {root / here / name}",
-            )
+            remedy = f"add some to {root / there / name}, or remove {root / here / name}"
+            sentence = f"class {name!r} has images in {root / here} but none in {root / there}; {remedy}"
+            raise UsageError("data-missing", sentence)
     return sorted(train)
 
 
 def _read(cache: Path, fingerprint: str) -> dict[str, np.ndarray] | None:
     """Returns the arrays of the cache, or None if it is missing, out of date or damaged."""
-    try:
-        with np.load(cache, allow_pickle=False) as file:
-            if sum(entry.file_size for entry in file.zip.infolist()) > cache.stat().st_size:
-                return None  # compressed, so not ours, and it might not fit into memory
-            # numpy reads no further than an array's header says, so a CRC may go unchecked; all take 50 ms
-            if str(file["fingerprint"]) == fingerprint and file.zip.testzip() is None:
-                return {name: file[name] for name in ARRAYS}
-    except Exception:  # missing, cut short, damaged or not ours: zipfile and numpy raise a dozen errors
-        pass
+    # missing, cut short, damaged or not ours: zipfile and numpy raise a dozen errors
+    with suppress(Exception), np.load(cache, allow_pickle=False) as file:
+        if sum(entry.file_size for entry in file.zip.infolist()) > cache.stat().st_size:
+            return None  # compressed, so not ours, and it might not fit into memory
+        # numpy reads no further than an array's header says, so a CRC may go unchecked; all take 50 ms
+        if str(file["fingerprint"]) == fingerprint and file.zip.testzip() is None:
+            return {name: file[name] for name in ARRAYS}
     return None
 
 
@@ -144,7 +139,5 @@ def _write(cache: Path, fingerprint: str, arrays: dict[str, np.ndarray]) -> None
     except OSError as error:
         with suppress(OSError):
             part.unlink()
-        why = error.strerror or error
-        print(
-            f"Could not write the cache {cache} ({why}); the pictures will be decoded again next time", file=sys.stderr
-        )
+        sentence = f"Could not write the cache {cache} ({error.strerror or error})"
+        print(f"{sentence}; the pictures will be decoded again next time", file=sys.stderr)

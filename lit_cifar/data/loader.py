@@ -60,20 +60,17 @@ class BatchLoader:
         self.augmentation = augmentation or Augmentation()
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
-        self.side: int | None = None
-        """Side in pixels that images are scaled to; None keeps their size."""
+        self.side: int | None = None  # in pixels, that images are scaled to; None keeps their size
         self.classes = images.classes
         self._device = torch.device(device)
         self._images, self._labels = images.images.to(device), images.labels.to(device)
         self._indices = torch.arange(len(images.labels)) if indices is None else indices.cpu()
-        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
-        self._scale = scale[:, None, None]
+        self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
         self._first_batch = 0  # of the next iteration; not 0 after resuming in the middle of an epoch
         self._next_batch = 0
 
     def __len__(self) -> int:
-        """Returns the number of batches per epoch, including the last, short one."""
         return -(-len(self._indices) // self.batch_size)
 
     def set_epoch(self, epoch: int, side: int | None = None) -> None:

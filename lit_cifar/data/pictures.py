@@ -15,9 +15,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from glob import glob, has_magic
+from glob import glob
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TypeVar, cast
@@ -60,11 +60,9 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
             unread.append(f"{word} can't be read: {error.strerror}")
             continue
         if not exists:
-            if not has_magic(word):
-                raise _missing(f"{word} does not exist; give pictures, folders or patterns such as 'photos/*.jpg'")
             paths = [Path(match) for match in sorted(glob(word, recursive=True))]  # noqa: PTH207 (a pattern may be absolute)
             if not paths:
-                raise _missing(f"the pattern {word} matches nothing; correct it, or give a folder")
+                raise _missing(f"{word} names nothing; give pictures, folders or patterns such as 'photos/*.jpg'")
         files: list[Path] = []
         failed: list[str] = []
         for path in paths:
@@ -82,16 +80,13 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
 
 
 def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
-    """Decodes files in parts, and calls `use` with the index of each part's first file and the decoded part.
+    """Decodes files in parts, and returns what `use` returns for each: of the index of its first file, and the part.
 
     Args:
         files: The files to decode.
         reader: One of `image_files.READERS`.
         title: The title of the progress bar, shown if stderr is a terminal.
         use: Runs in threads, one more than there are cores, since some wait until a part is decoded.
-
-    Returns:
-        What `use` returned, in the order of the parts.
 
     Raises:
         UserError: A process that decodes died, or `use` raised it.
@@ -118,11 +113,7 @@ def to_tensor(pixels: bytes) -> Tensor:
 
 
 def thumbnail(path: Path, side: int) -> Tensor:
-    """Returns uint8 `[3, side, side]`: the whole picture in its proportions on white, enlarged if it is small.
-
-    Raises:
-        UserError: The file can't be read. The sentence gives the reason.
-    """
+    """Returns uint8 `[3, side, side]`: the whole picture on white, enlarged if it is small. May raise UserError."""
     with opened_file(path) as picture:
         picture.draft("RGB", (side, side))  # a JPEG's own smaller versions: eight times as fast
         small = rgb(ImageOps.exif_transpose(picture))
@@ -132,34 +123,30 @@ def thumbnail(path: Path, side: int) -> Tensor:
             small.thumbnail((side, side))
     sheet = Image.new("RGB", (side, side), "white")
     sheet.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
-    return _tensor(np.array(sheet))
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
 def to_pixels(picture: Picture) -> Tensor:
-    """Returns uint8 `[3, 32, 32]` of a picture in memory.
-
-    Args:
-        picture: A PIL image, an array uint8 `[H, W]`, `[H, W, 3]` or `[H, W, 4]`, or a tensor uint8 `[3, H, W]`.
+    """Returns uint8 `[3, 32, 32]` of a PIL image, array uint8 `[H, W]` or `[H, W, 3 or 4]`, tensor uint8 `[3, H, W]`.
 
     Raises:
         ValueError: The picture has another shape or type.
     """
     if isinstance(picture, Tensor):
         if picture.dtype != torch.uint8 or picture.dim() != 3 or len(picture) != 3:
-            raise ValueError(f"a tensor must be uint8 [3, H, W], not {_described(picture)}")
+            raise ValueError(f"a tensor must be uint8 [3, H, W], not {picture.dtype} {list(picture.shape)}")
         if picture.shape[1:] == (SIDE, SIDE):
             return picture.cpu()
         picture = picture.permute(1, 2, 0).cpu().numpy()
     if isinstance(picture, np.ndarray):
-        sizes, channels = picture.shape[:2], picture.shape[2:]
-        if picture.dtype != np.uint8 or len(sizes) < 2 or 0 in sizes or channels not in ((), (3,), (4,)):
-            raise ValueError(f"an array must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {_described(picture)}")
+        dtype, shape = picture.dtype, picture.shape
+        if dtype != np.uint8 or len(shape) < 2 or 0 in shape or shape[2:] not in ((), (3,), (4,)):
+            raise ValueError(f"an array must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {dtype} {list(shape)}")
         picture = Image.fromarray(picture)
     if not isinstance(picture, Image.Image):
-        raise ValueError(
-            f"a picture must be a PIL image, an array or a tensor, not {type(picture).__name__}; open a file first"
-        )
-    return _tensor(np.array(squeezed(picture)))
+        name = type(picture).__name__
+        raise ValueError(f"a picture must be a PIL image, an array or a tensor, not {name}; open a file first")
+    return torch.from_numpy(np.array(squeezed(picture))).permute(2, 0, 1)
 
 
 def to_batch(pictures: Picture | Sequence[Picture]) -> Tensor:
@@ -168,9 +155,7 @@ def to_batch(pictures: Picture | Sequence[Picture]) -> Tensor:
     Raises:
         ValueError: A picture has another shape or type.
     """
-    one = isinstance(pictures, Image.Image | str | Path) or (
-        isinstance(pictures, np.ndarray | Tensor) and pictures.ndim < 4
-    )
+    one = isinstance(pictures, Image.Image | str | Path) or getattr(pictures, "ndim", 4) < 4
     if isinstance(pictures, Tensor) and pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, SIDE, SIDE):
         return pictures.cpu()
     each = [to_pixels(picture) for picture in cast(Sequence[Picture], [pictures] if one else pictures)]
@@ -191,68 +176,50 @@ def data_url(png: bytes) -> str:
 
 @contextmanager
 def _decoders(reader: str, cores: int, files: int) -> Iterator[Callable[[Sequence[Path]], Decoded]]:
-    """Gives a function that decodes files, in as many parts at once as there are cores."""
+    """Gives a function that decodes files, if they are many in one of as many processes as there are cores."""
     if files < MANY:
         yield partial(decode, reader)
         return
-    processes = [_Process(reader) for _ in range(cores)]
-    free: SimpleQueue[_Process] = SimpleQueue()
-    for process in processes:
-        free.put(process)
+    free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
 
     def decode_part(paths: Sequence[Path]) -> Decoded:
         process = free.get()
+        assert process.stdin is not None and process.stdout is not None
         try:
-            return process.decode(paths)
-        finally:
-            free.put(process)
-
-    try:
-        yield decode_part
-    finally:
-        for process in processes:
-            process.end()
-
-
-class _Process:
-    """A process that runs `image_files.serve`, in a session of its own, so that Ctrl-C does not reach it."""
-
-    def __init__(self, reader: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", image_files.__name__, reader],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
-            start_new_session=True,
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
-        )
-
-    def decode(self, paths: Sequence[Path]) -> Decoded:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with suppress(OSError, ValueError):  # the process is gone
-            self.process.stdin.write(json.dumps([str(path) for path in paths]).encode() + b"\n")
-            self.process.stdin.flush()
-            read, unread = json.loads(self.process.stdout.readline())
-            pixels = self.process.stdout.read(len(read) * PICTURE_BYTES)
+            process.stdin.write(json.dumps([str(path) for path in paths]).encode() + b"\n")
+            process.stdin.flush()
+            read, unread = json.loads(process.stdout.readline())
+            pixels = process.stdout.read(len(read) * PICTURE_BYTES)
             if len(pixels) == len(read) * PICTURE_BYTES:
                 return Decoded([Path(name) for name in read], pixels, unread)
+        except (OSError, ValueError):
+            pass  # the process is gone
+        finally:
+            free.put(process)
         raise UserError(
             "process-lost",
             f"a process that decodes pictures died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files); the"
             " memory may have been full: close other programs, or use fewer pictures at a time",
         )
 
-    def end(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+    with ExitStack() as stack:
+        for _ in range(cores):
+            process = subprocess.Popen(
+                [sys.executable, "-m", image_files.__name__, reader],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
+                start_new_session=True,  # so that Ctrl-C does not reach it
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
+            )
+            stack.callback(process.communicate)
+            stack.callback(process.kill)
+            free.put(process)
+        yield decode_part
 
 
 def _missing(sentence: str) -> UsageError:
     return UsageError("picture-missing", sentence)
-
-
-def _described(values: np.ndarray | Tensor) -> str:
-    return f"{str(values.dtype).removeprefix('torch.')} {list(values.shape)}"
 
 
 def _search(folder: Path, unread: list[str]) -> list[Path]:
@@ -272,7 +239,3 @@ def _search(folder: Path, unread: list[str]) -> list[Path]:
 
 def _same(file: Path, other: Path) -> bool:
     return file.name == other.name and file.resolve() == other.resolve()
-
-
-def _tensor(pixels: np.ndarray) -> Tensor:
-    return torch.from_numpy(pixels).permute(2, 0, 1)
