@@ -22,10 +22,7 @@ EPSILON = 5e-4  # added to the variance of a patch's components, so that noise i
 
 
 class Group(nn.Module):
-    """Convolution and pooling, then one or two more convolutions; each is normalised and followed by SiLU.
-
-    The output of the first convolution is added to that of the third, if there is one.
-    """
+    """Convolution, pooling, and one or two more convolutions, each with norm and SiLU; a third adds the first."""
 
     def __init__(self, channels_in: int, channels: int, depth: int) -> None:
         super().__init__()
@@ -78,10 +75,7 @@ class SpeedrunNet(nn.Module):
         self.whiten.weight.copy_(STEEPNESS * torch.cat((filters, -filters)))
 
     def begin_epoch(self, done: float) -> None:
-        """Stops the whitening layer's bias from learning later on: a step then takes 0.81 to 0.95 of the time.
-
-        Weight decay still changes it.
-        """
+        """Stops the whitening layer's bias from learning later on, in 0.81 to 0.95 of the time; it still decays."""
         self.whitening_learns = done < BIAS_LEARNS
 
     def forward(self, images: Tensor) -> Tensor:
@@ -90,9 +84,8 @@ class SpeedrunNet(nn.Module):
         learns = self.whitening_learns or not self.training
         x = self.groups(x if learns else x.detach()).amax((2, 3))
         logits = self.head(x) / (STEEPNESS * x.shape[1])
-        if learns:
-            return logits
-        return logits + 0 * self.whiten.get_parameter("bias").sum()  # DistributedDataParallel needs all gradients
+        # DistributedDataParallel needs all gradients
+        return logits if learns else logits + 0 * self.whiten.get_parameter("bias").sum()
 
 
 def _convolution(channels_in: int, channels: int) -> Convolution:

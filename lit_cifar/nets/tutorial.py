@@ -13,8 +13,7 @@ class Net(nn.Module):
         num_classes: Number of logits.
     """
 
-    traceable = True
-    """The forward pass always runs the same operations, so a step can be recorded once."""
+    traceable = True  # the forward pass always runs the same operations, so a step can be recorded once
 
     def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
@@ -30,7 +29,6 @@ class Net(nn.Module):
         """Returns logits `[N, num_classes]` of normalised images `[N, 3, 32, 32]`."""
         x = self.pool(self.conv1(images).relu())
         x = self.pool(self.conv2(x).relu())
-        x = x.flatten(1)
-        x = self.fc1(x).relu()
+        x = self.fc1(x.flatten(1)).relu()
         x = self.fc2(x).relu()
         return self.fc3(x)

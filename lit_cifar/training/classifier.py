@@ -206,10 +206,6 @@ class LitClassifier(Predictor):
             self._watch.require_finite_weights()
         self.record.update(self.trainer, self.datamodule.batch_size)
 
-    @property
-    def _in_training(self) -> bool:
-        return self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
-
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._count(batch, self.val_metrics, self)
 
@@ -218,7 +214,7 @@ class LitClassifier(Predictor):
             self.val_metrics.reset()
             return
         self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
-        if self._in_training:
+        if self.trainer.state.fn == "fit":
             self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
 
     def on_test_epoch_start(self) -> None:
@@ -249,7 +245,7 @@ class LitClassifier(Predictor):
         named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
         per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
         named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
-        if self._in_training:
+        if self.trainer.state.fn == "fit":
             self.log_dict(named, logger=False)
             for logger in self.loggers:
                 logger.log_metrics({name: float(value) for name, value in named.items()}, step)

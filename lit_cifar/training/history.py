@@ -18,8 +18,7 @@ class TrainingRecord:
     """
 
     def __init__(self) -> None:
-        self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}
-        """Points that were logged: (step, value)."""
+        self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}  # of (step, value)
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
         """Totals of the training so far; seconds are wall time of the loop, validation included."""
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions

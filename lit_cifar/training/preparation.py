@@ -35,11 +35,7 @@ def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
 
 @torch.no_grad()
 def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10DataModule) -> None:
-    """Tries a network with images of 32 pixels and of these sides, and a loss with its logits.
-
-    Raises:
-        UsageError: One of them can't take these, or returns something else than a logit for each class, or a mean.
-    """
+    """Tries a network with images of 32 pixels and of these sides, and a loss with its logits, or raises UsageError."""
     name = type(net).__name__
     weight = next(net.parameters(), torch.empty(0))
     with evaluation.evaluating(net):

@@ -56,10 +56,8 @@ def make_schedule(
 ) -> Any:
     """Makes a schedule that advances every `step` or `epoch` by `make`, a class, a function, or a partial of one.
 
-    One that takes `total_steps` and was given none gets the length of the training.
-
-    Raises:
-        UsageError: It refuses its arguments, ends before the training, or goes by a validation that there won't be.
+    One that takes `total_steps` and was given none gets the length of the training. UsageError: it refuses its
+    arguments, ends before the training, or goes by a validation that there won't be.
     """
     given = make.keywords if isinstance(make, partial) else {}
     takes_length = "total_steps" in {**inspect.signature(make).parameters, **given}

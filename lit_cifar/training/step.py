@@ -84,14 +84,10 @@ def fits_one_message(net: nn.Module) -> bool:
 
 
 class DirectStep:
-    """A step without Lightning's part in it.
+    """A step without Lightning's part in it, with any optimizer that steps without a closure.
 
-    Args:
-        net: Turns images `[N, 3, H, W]` into logits `[N, C]`.
-        loss: Mean loss of logits and labels `[N]`.
-        optimizer: Any that steps without a closure.
-        exchange: Of gradients, if there are other processes.
-        context: Of forward passes, such as autocast.
+    `net` turns images `[N, 3, H, W]` into logits `[N, C]`, `loss` is the mean of a batch, `exchange` is for other
+    processes, and `context` is that of forward passes, such as autocast.
     """
 
     def __init__(

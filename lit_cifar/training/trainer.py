@@ -26,7 +26,7 @@ from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimizatio
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from torch.nn.functional import cross_entropy
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -117,12 +117,12 @@ def _leaner_loops(fit_loop: _FitLoop) -> Iterator[None]:
     epoch_loop = fit_loop.epoch_loop
     loops: list[Any] = [fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
     kinds = [type(loop) for loop in loops]
-    if kinds != [_FitLoop, _TrainingEpochLoop, _AutomaticOptimization, _EvaluationLoop]:
-        yield  # the user replaced one of them
-        return
+    leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop]
+    if kinds != [kind.__base__ for kind in leaner]:
+        leaner = kinds  # the user replaced one of them
     try:
-        for loop, leaner in zip(loops, (FitLoop, EpochLoop, Optimization, ValidationLoop), strict=True):
-            loop.__class__ = leaner
+        for loop, kind in zip(loops, leaner, strict=True):
+            loop.__class__ = kind
         yield
     finally:
         for loop, kind in zip(loops, kinds, strict=True):
@@ -140,16 +140,12 @@ class EpochLoop(_TrainingEpochLoop):
     """An epoch of training and its validation."""
 
     trainer: Trainer
-    _batch_end_callbacks: list[Callback]
-
-    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        super().on_run_start(data_fetcher)
-        self.trainer.plan_epoch(cast(LitClassifier, self.trainer.lightning_module))
-        self._batch_end_callbacks = [c for c in self.trainer.callbacks if _overrides(c, BATCH_HOOKS)]
 
     def run(self, data_fetcher: _DataFetcher) -> None:
-        small = self.trainer.has_small_batches(cast(LitClassifier, self.trainer.lightning_module))
-        with torch_threads(1 if small else self.trainer._threads):
+        module = cast(LitClassifier, self.trainer.lightning_module)
+        self.trainer.plan_epoch(module)
+        self._batch_end_callbacks = [c for c in self.trainer.callbacks if _overrides(c, BATCH_HOOKS)]
+        with torch_threads(1 if self.trainer.has_small_batches(module) else self.trainer._threads):
             super().run(data_fetcher)
 
     @property
@@ -261,13 +257,13 @@ def refuse_spawned(trainer: pl.Trainer, strategy: str) -> None:
 @contextmanager
 def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
     """Raises UserError with the rank of a process that died, and KeyboardInterrupt instead of Lightning's exit."""
-    parent = os.getppid()
+    parent, launcher = os.getppid(), trainer.strategy.launcher  # whose `procs` are the other processes
     try:
         yield
     except (UserError, OSError) as error:
         if isinstance(error, UsageError):
             error.on_every_rank = True  # all have the same values
-        for process in () if getattr(error, "on_every_rank", False) else _children(trainer):
+        for process in () if getattr(error, "on_every_rank", False) else getattr(launcher, "procs", ()):
             process.kill()  # only the first rank has the error, and prints it
         raise
     except SystemExit as error:
@@ -279,15 +275,11 @@ def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
             raise
         until, lost = time.monotonic() + LOST_SECONDS, list[int]()
         while not lost and time.monotonic() < until:  # the first rank knows its children, and they know their parent
-            lost = [rank for rank, process in enumerate(_children(trainer), 1) if process.poll() is not None]
+            processes = enumerate(getattr(launcher, "procs", ()), 1)
+            lost = [rank for rank, process in processes if process.poll() is not None]
             lost += [0] if os.getppid() != parent and trainer.global_rank > 0 else []
             time.sleep(0.05)
         if not lost:
             raise
         sentence = f"the process of rank {lost[0]} died, so the run has ended; resume it with --ckpt_path last"
         raise UserError("process-lost", sentence) from error
-
-
-def _children(trainer: pl.Trainer) -> list[Any]:
-    launcher = trainer.strategy.launcher
-    return launcher.procs if isinstance(launcher, _SubprocessScriptLauncher) else []

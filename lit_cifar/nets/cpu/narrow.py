@@ -15,8 +15,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """Returns `[N, K, H, W]` for `x`, `[N, C, H, W]`, and 3×3 filters `[K, C, 3, 3]`, with zero padding."""
-    y: Tensor = _Convolve.apply(x, weight)
-    return y
+    return _Convolve.apply(x, weight)
 
 
 class _Convolve(torch.autograd.Function):
@@ -33,9 +32,8 @@ class _Convolve(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         wide, images = (1, len(x)), _in_one(x)
         gradient = conv2d_weight(images, weight.shape, _in_one(y_gradient), padding=wide, dilation=wide)
-        if not ctx.needs_input_grad[0]:
-            return None, gradient
-        return conv2d_input(x.shape, weight, y_gradient, padding=1), gradient
+        x_gradient = conv2d_input(x.shape, weight, y_gradient, padding=1) if ctx.needs_input_grad[0] else None
+        return x_gradient, gradient
 
 
 def _in_one(x: Tensor) -> Tensor:

@@ -22,14 +22,9 @@ PART = 2**24  # bytes of values at a time, so that they stay in the cache
 
 
 class _Side(NamedTuple):
-    """Matrices `[points, tiles, side]` from inputs to values and, transposed, from values to outputs.
-
-    `filters`, `[points, 3]`, is the matrix from filters to values.
-    """
-
-    inputs: Tensor
-    outputs: Tensor
-    filters: Tensor
+    inputs: Tensor  # `[points, tiles, side]`, from inputs to values
+    outputs: Tensor  # `[points, tiles, side]`; transposed, from values to outputs
+    filters: Tensor  # `[points, 3]`, from filters to values
 
 
 @lru_cache
@@ -78,8 +73,7 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     channels, channels_in = weight.shape[:2]
     both = torch.kron(_side(x.shape[3]).filters, _side(x.shape[2]).filters)
     filters = both @ weight.permute(3, 2, 1, 0).reshape(9, -1)
-    y: Tensor = _Convolve.apply(x, filters.view(-1, channels_in, channels))
-    return y
+    return _Convolve.apply(x, filters.view(-1, channels_in, channels))
 
 
 class _Convolve(torch.autograd.Function):

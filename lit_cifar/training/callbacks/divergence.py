@@ -6,6 +6,7 @@ good one stays. The last batch goes through the network again, layer by layer, o
 """
 
 import math
+from contextlib import ExitStack
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -79,11 +80,10 @@ class DivergenceWatch:
         loader: Any = self._trainer.train_dataloader
         batch = next(islice(loader, self._trainer.fit_loop.batch_idx, None), None)
         found: list[str] = []
-        layers = [(name, part) for name, part in self._net.named_modules() if not [*part.children()]]
-        handles = [
-            layer.register_forward_hook(partial(_look_at, name, found), with_kwargs=True) for name, layer in layers
-        ]
-        try:
+        with ExitStack() as hooks:
+            for name, layer in self._net.named_modules():
+                if not [*layer.children()]:
+                    hooks.enter_context(layer.register_forward_hook(partial(_look_at, name, found), with_kwargs=True))
             if batch is not None and len(batch[1]):
                 with torch.compiler.set_stance("force_eager"), self._trainer.precision_plugin.forward_context():
                     logits = self._net(batch[0])
@@ -92,9 +92,6 @@ class DivergenceWatch:
                     found.append("the network's output")
                 if not _is_finite(loss):
                     found.append("the loss itself")
-        finally:
-            for handle in handles:
-                handle.remove()
         found += [f"the weight {name}" for name, weight in self._net.named_parameters() if not _is_finite(weight)]
         return f"{found[0]} is the first that is not finite" if found else "the cause is the batch before"
 

@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
 
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -24,16 +24,20 @@ class LitProgressBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = True
+        self._enabled = self._is_first_rank = True
         self._progress: Progress | None = None
         self._tasks: list[TaskID] = []
         self._next = 0.0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._is_first_rank = trainer.is_global_zero
+        super().setup(trainer, pl_module, stage)
 
     def disable(self) -> None:
         self._enabled = False
 
     def enable(self) -> None:
-        self._enabled = self._trainer is None or self._trainer.is_global_zero  # Lightning's finders call it on all
+        self._enabled = self._is_first_rank  # Lightning's finders call it on all ranks
 
     def _begin(self, description: str, total: float) -> None:
         """Adds a bar, below that of the epoch if one is shown."""
@@ -43,17 +47,9 @@ class LitProgressBar(ProgressBar):
             console = Console()
             if not console.is_terminal:
                 return
-            self._progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=None),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]}"),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[loss]}"),
-                console=console,
-                transient=True,
-                auto_refresh=False,
-            )
+            numbers = (MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn(), "{task.fields[loss]}")
+            columns = ("{task.description}", BarColumn(bar_width=None), *numbers)
+            self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
             self._progress.start()
         known = None if total == float("inf") else total
         self._tasks.append(self._progress.add_task(description, total=known, loss="", rate=""))
@@ -125,15 +121,8 @@ class LitProgressBar(ProgressBar):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Predicting", sum(trainer.num_predict_batches))
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        _, _, batch_idx, *_ = args
         self._move(batch_idx + 1)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

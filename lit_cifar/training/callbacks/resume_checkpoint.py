@@ -6,6 +6,7 @@ runs/checkpoint.py).
 
 import signal
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,11 +36,7 @@ class InterruptedRunError(UserError):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `checkpoints/last.ckpt` every so many seconds, at the end of each epoch, and when a signal ends the run.
-
-    Args:
-        seconds: Time between two checkpoints within an epoch.
-    """
+    """Writes `checkpoints/last.ckpt` every so many `seconds`, at the end of each epoch, and when a signal comes."""
 
     answers_signals = True  # lit_cifar.Trainer leaves SIGTERM to this callback
 
@@ -47,7 +44,7 @@ class LastCheckpoint(Checkpoint):
         self.seconds = seconds
         self.path: Path | None = None
         self._signal = 0
-        self._handlers: dict[int, Any] = {}
+        self._handlers = ExitStack()  # restores those of before
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -61,7 +58,7 @@ class LastCheckpoint(Checkpoint):
         # When several processes last asked each other, batches since then, and batches between two times
         self._asked, self._batches, self._pause = time.monotonic(), 0, 1
         for signum in (signal.SIGTERM, signal.SIGINT):
-            self._handlers[signum] = signal.signal(signum, self._on_signal)
+            self._handlers.callback(signal.signal, signum, signal.signal(signum, self._on_signal))
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum
@@ -127,12 +124,7 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # a signal may have come since
-        self._restore()
+        self._handlers.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for signum, handler in self._handlers.items():
-            signal.signal(signum, handler)
-        self._handlers.clear()
+        self._handlers.close()
