@@ -195,5 +195,5 @@ def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger
     root = trainer.default_root_dir or "."
     options: dict[str, Any] = {}
     if resumed and resumed.path.resolve().parents[2] == Path(root, RUNS, name).resolve():
-        options = {"version": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
+        options = {"resumed": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
     return beside_tensorboard(trainer.logger, RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options))

@@ -8,6 +8,7 @@ TensorBoard's that failed.
 import shutil
 import threading
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -89,14 +90,22 @@ class RunLogger(TensorBoardLogger):
     """TensorBoard's logger, whose failures to write become sentences.
 
     A thread writes the event file, and its error appears at the next event.
+
+    Args:
+        root: Folder of all runs.
+        name: Folder of the recipe's runs.
+        resumed: Name of the run folder to go on in; by default, a new one.
+        options: Those of Lightning's logger.
     """
 
-    @property
-    def version(self) -> str:
+    def __init__(self, root: str, name: str, resumed: str | None = None, **options: Any) -> None:
+        super().__init__(root, name, **options)
+        self.resumed = resumed
+
+    @cached_property
+    def version(self) -> str:  # type: ignore[override]  # Lightning's is a property
         """Name of the run folder, which is made when it is first asked for: a run that is refused leaves none."""
-        if self._version is None:
-            self._version = new_version(Path(self.root_dir))
-        return str(self._version)
+        return str(self.resumed or new_version(Path(self.root_dir)))
 
     @property
     def experiment(self) -> Any:
