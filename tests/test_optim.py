@@ -198,5 +198,5 @@ def test_a_restored_optimizer_goes_on_bit_for_bit() -> None:
 
 @pytest.mark.parametrize("options", [{"lr": -1.0}, {"bias_lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -0.1}])
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="must be 0 or more, .*below 1"):
+    with pytest.raises(ValueError, match=r"must be 0 or more, .*below 1"):
         Muon(small_net().parameters(), **options)

@@ -103,7 +103,7 @@ class RunLogger(TensorBoardLogger):
         self.resumed = resumed
 
     @cached_property
-    def version(self) -> str:  # type: ignore[override]  # Lightning's is a property
+    def version(self) -> str:
         """Name of the run folder, which is made when it is first asked for: a run that is refused leaves none."""
         return str(self.resumed or new_version(Path(self.root_dir)))
 
