@@ -87,7 +87,7 @@ def test_grey_and_rgba_arrays_are_pictures_too() -> None:
 @pytest.mark.parametrize(
     ("image", "sentence"),
     [
-        (torch.zeros(3, 32, 32), r"uint8 \[3, H, W\], not float32 \[3, 32, 32\]"),
+        (torch.zeros(3, 32, 32), r"uint8 \[3, H, W\], not torch.float32 \[3, 32, 32\]"),
         (np.zeros((32, 32, 3)), r"uint8 \[H, W\], \[H, W, 3\] or \[H, W, 4\], not float64 \[32, 32, 3\]"),
         (np.zeros((5, 32, 32), np.uint8), r"not uint8 \[5, 32, 32\]"),
         (np.zeros((0, 32, 3), np.uint8), r"not uint8 \[0, 32, 3\]"),
