@@ -120,8 +120,10 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--resume", type=Literal["never", "auto"], default="never", help="auto: go on from the newest last.ckpt (fit).")
     add("--seed_everything", type=int, default=0, help="Seed of everything random.")
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
-    add("--checkpoint_seconds", type=float, default=60.0, help="Seconds between two writings of last.ckpt (fit).")
-    add("--fast_precision", type=bool, default=False, help="Compute in bf16 or fp16 if fast and no precision is given.")
+    seconds = "Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit)."
+    add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
+    precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
+    add("--fast_precision", type=bool, default=False, help=precision)
 
 
 def one_line(message: str) -> str:
