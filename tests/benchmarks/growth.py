@@ -31,7 +31,7 @@ class Repeated(CIFAR10DataModule):
         train, test = draw()
         times = count // len(train.labels)
         repeated = ImageSet(train.images.repeat(times, 1, 1, 1), train.labels.repeat(times), train.classes)
-        self._images = Images("drawn", repeated, test)
+        self.images = Images("drawn", repeated, test)
 
 
 def measure(count: int) -> None:
