@@ -87,7 +87,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         UsageError: There is no such file, or it isn't a checkpoint of this project.
         UserError: The file is damaged, or holds something other than tensors, numbers and strings.
     """
-    path, named = Path(path), f"--ckpt_path {path}"
+    path = Path(path)
+    named = f"--ckpt_path {path}"
     if not os.path.isfile(path):  # noqa: PTH113, as Path.is_file raises on a name that is too long
         where = f"checkpoints are in {RUNS}/*/version_*/checkpoints"
         raise UsageError("checkpoint-missing", f"{named} does not exist or is not a file; {where}")
