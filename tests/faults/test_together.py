@@ -183,9 +183,7 @@ def test_a_run_is_not_resumed_while_it_goes_on_and_is_once_it_was_killed(cli: Cl
     folder = tmp_path / RUN
     for more in ("--resume=auto", "--ckpt_path=last"):
         result = cli(*words, "--trainer.max_epochs=100", more)
-        assert result.code == 1
-        assert f"the run that writes into {folder / 'checkpoints'} still goes on in another process" in result.err
-        assert result.err.count("\n") == 1
+        assert result.failed(1, "run-locked", str(folder / "checkpoints"))
     assert running.poll() is None
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
