@@ -66,4 +66,4 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     yield Demo(int(port), process.pid)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "lit_cifar: stopped by Ctrl-C\n")
+    assert (process.returncode, out, err) == (130, "", "lit_cifar: stopped by Ctrl-C [interrupted]\n")

@@ -197,7 +197,7 @@ def test_ctrl_c_waits_for_no_upload_and_leaves_no_traceback(tmp_path: Path) -> N
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (130, "", "lit_cifar: stopped by Ctrl-C\n")
+    assert (process.returncode, out, err) == (130, "", "lit_cifar: stopped by Ctrl-C [interrupted]\n")
 
 
 def test_one_who_names_no_host_is_reached_from_this_machine_alone(
