@@ -1,6 +1,8 @@
 """`python -m lit_cifar`: runs a command, and turns an error into one sentence and an exit code."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 import textwrap
@@ -37,7 +39,7 @@ def main() -> None:
                 raise
             if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
                 _stop(_unexpected(error), "unexpected", 1)
-            from lit_cifar.files import unwritable
+            from lit_cifar.data.files import unwritable
 
             where = error.filename2 or error.filename or Path("a file")  # filename2: where a copy should have gone
             refusal = unwritable(Path(where).absolute(), error)
@@ -64,4 +66,5 @@ def _stop(sentence: str, code: str, exit_code: int, is_shown: bool = True) -> No
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # or Python would search a million objects for garbage before it ends: 1 s
     main()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lit_cifar"
-ROOMS = ("errors", "files", "nets", "data", "evaluation", "runs", "training", "report", "deploy", "cli")
+ROOMS = ("errors", "nets", "data", "evaluation", "runs", "training", "report", "deploy", "cli")
 FILES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
 LONGEST = 300
 
@@ -45,10 +45,9 @@ def room(name: str) -> str | None:
     return parts[1] if len(parts) > 1 and parts[1] != "__main__" else None
 
 
-def test_the_package_holds_the_rooms_and_four_files() -> None:
+def test_the_package_holds_the_rooms_and_three_files() -> None:
     entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
-    files = {"__init__.py", "__main__.py", "errors.py", "files.py"}
-    assert entries == files | {name for name in ROOMS if name not in ("errors", "files")}
+    assert entries == {"__init__.py", "__main__.py", "errors.py"} | {*ROOMS} - {"errors"}
 
 
 def test_a_room_imports_only_from_rooms_above_it() -> None:

@@ -13,8 +13,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from lit_cifar.cli.recipes import recipes_folder
+from lit_cifar.data.files import write_whole
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.files import write_whole
 from lit_cifar.report import charts, figures, tables
 
 T_95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10)

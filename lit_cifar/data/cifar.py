@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from lit_cifar.data.download import Archive, download, md5_of
+from lit_cifar.data.files import unwritable
 from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.errors import UserError
-from lit_cifar.files import unwritable
 
 ARCHIVE = Archive("cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a")
 LARGEST = 200_000_000  # bytes of an unpacked archive; CIFAR-10 has 186 MB

@@ -27,8 +27,8 @@ from urllib.request import Request, urlopen
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from lit_cifar.data.files import unwritable
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.files import unwritable
 
 ADDRESS = re.compile(r"https?://([^/?#\s]+)\S*", re.IGNORECASE)  # its group is the host
 CHUNK = 1 << 20  # bytes

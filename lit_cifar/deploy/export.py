@@ -20,11 +20,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_cifar.data.files import whole
 from lit_cifar.data.sources import holds_images, open_images
 from lit_cifar.data.synthetic import draw
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
-from lit_cifar.files import whole
 from lit_cifar.report.run_report import PACKAGES
 from lit_cifar.runs.network import build_net
 from lit_cifar.training.classifier import LitClassifier

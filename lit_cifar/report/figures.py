@@ -22,8 +22,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.textpath import text_to_path
 from torch import Tensor
 
+from lit_cifar.data.files import RUNS_FLAG, write_whole
 from lit_cifar.evaluation.metrics import percent
-from lit_cifar.files import RUNS_FLAG, write_whole
 
 DPI = 130  # a grid of eight columns fills a laptop's screen
 PIXELS_PER_POINT = DPI / 72

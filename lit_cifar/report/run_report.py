@@ -17,9 +17,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from lit_cifar.data.files import write_whole, writing
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores
-from lit_cifar.files import write_whole, writing
 from lit_cifar.report import tables
 from lit_cifar.report.loggers import log_report
 from lit_cifar.runs.card import RunCard

@@ -14,9 +14,9 @@ from rich.panel import Panel
 from rich.table import Table
 from torch import Tensor
 
+from lit_cifar.data.files import RUNS_FLAG, write_whole
 from lit_cifar.data.sources import Images
 from lit_cifar.evaluation.metrics import percent
-from lit_cifar.files import RUNS_FLAG, write_whole
 
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other

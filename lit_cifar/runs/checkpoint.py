@@ -19,8 +19,8 @@ from zipfile import ZipFile, is_zipfile
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lit_cifar.data.files import whole
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.files import whole
 from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.folder import RUNS
 

@@ -18,8 +18,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
+from lit_cifar.data.files import PARTS, unwritable, write_whole, writing
 from lit_cifar.errors import UserError
-from lit_cifar.files import PARTS, unwritable, write_whole, writing
 
 RUNS = "lightning_logs"
 LOCK = ".lock"
