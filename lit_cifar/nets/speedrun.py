@@ -22,7 +22,7 @@ EPSILON = 5e-4  # added to the variance of a patch's components, so that noise i
 
 
 class Group(nn.Module):
-    """Convolution, pooling, one or two more convolutions, each with norm and SiLU; with two more, the first is added."""
+    """Convolution, pooling, one or two more convolutions, each with norm and SiLU; the first of three is added."""
 
     def __init__(self, channels_in: int, channels: int, depth: int) -> None:
         super().__init__()

@@ -112,22 +112,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise damaged from error
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict) or "state_dict" not in content:
         raise UsageError("checkpoint-foreign", f"{not_ours}; use best.ckpt or last.ckpt of a run")
-    if "card" not in content[KEY]:
+    parts = content[KEY] | {"state_dict": content["state_dict"]}
+    if "card" not in parts:
         raise UsageError("checkpoint-foreign", f"{not_ours} 0.2 or newer; use the version that wrote it")
     try:
-        return Checkpoint(path, _card(content), content)
+        for name in ("history", "state_dict", "card"):
+            if not isinstance(parts.get(name), dict) or not all(isinstance(key, str) for key in parts[name]):
+                raise ValueError(name)
+        return Checkpoint(path, RunCard.from_dict(parts["card"]), content)
     except ValueError as error:
         sentence = f"{named} is damaged: its {error} can't be what was written; use another checkpoint"
         raise UserError("checkpoint-damaged", sentence) from error
-
-
-def _card(content: dict[str, Any]) -> RunCard:
-    ours = content[KEY]
-    parts = {"history": ours.get("history"), "state_dict": content["state_dict"], "card": ours["card"]}
-    for name, part in parts.items():
-        if not isinstance(part, dict) or not all(isinstance(key, str) for key in part):
-            raise ValueError(name)
-    return RunCard.from_dict(ours["card"])
 
 
 def _is_intact(path: Path) -> bool:
