@@ -36,7 +36,12 @@ def check_values(config: Any) -> None:
         is_infinite = math.isinf(value) and name.startswith((".model", ".data"))
         if math.isnan(value) or is_infinite or (isinstance(value, int) and abs(value) > LARGEST):
             raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST}")
-    for name, value in _must_have_values(config):
+    needed = {name: config[name] for name in OURS}
+    for section in ("data", "model"):
+        values = config.get(section)
+        if values and "class_path" not in values:  # a module of one's own may bring its data
+            needed |= {f"{section}.{name}": value for name, value in vars(values).items() if name not in OPTIONAL}
+    for name, value in needed.items():
         if value is None:
             raise UsageError("value-missing", f"--{name} is null; give it a value, or leave it out")
     require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1}")
@@ -65,14 +70,6 @@ def check_values(config: Any) -> None:
     most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     is_fit = trainer.accelerator not in ("auto", "cpu") or devices <= most
     require(is_fit, "trainer.devices", f"is too much for this machine; use at most {most}")
-
-
-def _must_have_values(config: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((name, config[name]) for name in OURS)
-    for section in ("data", "model"):
-        values = config.get(section) or {}
-        if "class_path" not in values:
-            yield from ((f"{section}.{name}", value) for name, value in vars(values).items() if name not in OPTIONAL)
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:

@@ -1,6 +1,7 @@
 """From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +17,12 @@ from lit_cifar.cli.process import DRAWN_INSTEAD
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
+from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
-from lit_cifar.runs.network import default_net
+from lit_cifar.runs.network import default_net, own_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
@@ -100,6 +102,17 @@ def build(command: str, words: list[str], description: str) -> Run:
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
         trainer.strategy.checkpoint_io = RunCheckpoints(start)
     return Run(trainer, model, data, path, best)
+
+
+def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
+    """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
+    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    named = config.model.net
+    net = own_net(named, checkpoint) if named else None
+    classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
+    if named and classifier.card:
+        classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
+    return checkpoint.path, classifier
 
 
 def _checkpoint(command: str, given: Given) -> Checkpoint | None:

@@ -6,14 +6,14 @@ from importlib import import_module
 from pathlib import Path
 
 from lit_cifar import __version__
-from lit_cifar.cli.process import collect_from_now_on, library_settings
+from lit_cifar.cli.process import library_settings
 from lit_cifar.errors import UsageError
 
 COMMANDS = {
     "fit": ("fit", "Train a network, then test it."),
-    "validate": ("evaluate", "Measure a checkpoint on the images held out of training."),
-    "test": ("evaluate", "Measure a checkpoint on the test images."),
-    "predict": ("evaluate", "Predict the test images."),
+    "validate": ("fit", "Measure a checkpoint on the images held out of training."),
+    "test": ("fit", "Measure a checkpoint on the test images."),
+    "predict": ("fit", "Predict the test images."),
     "predict PATH ...": ("predict", "Predict pictures of your own."),
     "show": ("show", "Write a labelled grid of training images to a PNG."),
     "bench": ("bench", "Train with several seeds or numbers of epochs, and compare."),
@@ -22,17 +22,13 @@ COMMANDS = {
 }
 """How a command is called, the module in this folder whose `main` runs it, and what it does."""
 HELP = {"-h", "--help"}
-
-
-def overview() -> str:
-    """What `--help` prints: every command in one line."""
-    table = "\n".join(f"  {call:<16}  {summary}" for call, (_, summary) in COMMANDS.items())
-    return f"""usage: python -m lit_cifar COMMAND [options]
+TABLE = "\n".join(f"  {call:<16}  {summary}" for call, (_, summary) in COMMANDS.items())
+OVERVIEW = f"""usage: python -m lit_cifar COMMAND [options]
 
 CIFAR-10 in PyTorch Lightning: train, test and look, with one command.
 
 commands:
-{table}
+{TABLE}
 
 options:
   -h, --help   Show this table, or after a command its options.
@@ -49,11 +45,11 @@ examples:
 def run(words: list[str]) -> None:
     """Runs one command: `words` is what follows `python -m lit_cifar`. Raises UsageError or UserError."""
     if not words:
-        print(overview(), end="")
+        print(OVERVIEW, end="")
         raise SystemExit(2)
     name, *rest = words
     if name in HELP:
-        print(overview(), end="")
+        print(OVERVIEW, end="")
     elif name == "--version":
         print(f"lit_cifar {__version__}")
     elif name not in COMMANDS or " " in name:
@@ -73,10 +69,8 @@ def _run(name: str, words: list[str]) -> None:
         if names_pictures(words) or HELP & {*words}:
             module = "predict"
     main = import_module(f"lit_cifar.cli.{module}").main
-    arguments = [name, words] if module == "evaluate" else [words]
-    collect_from_now_on()
     with library_settings():
-        main(*arguments)
+        main(*([name, words] if module == "fit" else [words]))
 
 
 def _expanded(word: str) -> str:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.trained import add_checkpoint_arguments, load
+from lit_cifar.cli.build import load
+from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
@@ -79,11 +80,7 @@ class Parser(ArgumentParser):
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"
 
     def make(self, config: Namespace) -> Namespace:
-        """Returns the values with objects in place of the classes that they name.
-
-        Raises:
-            UsageError: A class refuses its arguments.
-        """
+        """Returns the values with objects in place of the classes that they name. UsageError if a class refuses."""
         try:
             return self.instantiate(config, instantiators=[(_made, object, True)])
         except (TypeError, ValueError, ImportError) as error:
@@ -124,6 +121,13 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
+
+
+def add_checkpoint_arguments(parser: Parser) -> None:
+    """Adds the flags with which predict, export and demo name a trained network."""
+    parser.add_argument("--ckpt_path", type=str, help="A checkpoint, or best (the default) or last of the newest run.")
+    parser.add_argument("--model.net", type=str, help="Class path of your own network, if the checkpoint is of one.")
+    parser.add_argument("--trainer.default_root_dir", type=Path, default=Path(), help="Folder of lightning_logs.")
 
 
 def one_line(message: str) -> str:

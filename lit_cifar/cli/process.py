@@ -59,24 +59,19 @@ def process_settings() -> Iterator[None]:
         with _streams():
             yield
     finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(environment)
         if not frozen:
             gc.unfreeze()
         (gc.enable if is_collecting else gc.disable)()
 
 
-def collect_from_now_on() -> None:
-    """Turns garbage collection on again, for what is made after the imports."""
-    if not gc.get_freeze_count():
-        gc.freeze()
-    gc.enable()
-
-
 @contextmanager
 def library_settings() -> Iterator[None]:
     """Silences remarks that a user can't act on, and teaches jsonargparse and PyYAML the types of our parameters."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    gc.enable()  # for what is made after the imports
     with warnings.catch_warnings(), ExitStack() as stack:
         stack.callback(_leave_process_group)
         for message in UNACTIONABLE:

@@ -163,10 +163,6 @@ def _write_torch(network: Standalone, description: dict[str, Any], path: Path) -
     path.write_bytes(file.getvalue())
 
 
-def _open_torch(path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.export.load(path).module()
-
-
 def _write_safetensors(network: Standalone, description: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save
 
@@ -215,6 +211,6 @@ def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
 
 FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
-    "torch": Format(".pt2", (), _write_torch, _open_torch),
+    "torch": Format(".pt2", (), _write_torch, lambda path: torch.export.load(path).module()),
     "safetensors": Format(".safetensors", ("safetensors",), _write_safetensors, _open_safetensors),
 }

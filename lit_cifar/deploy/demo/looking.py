@@ -1,18 +1,23 @@
-"""What a network makes of a picture: probabilities, and where it looked.
+"""What the page shows: of a picture, probabilities and where the network looked; and a gallery of test images.
 
 The map of where it looked is Grad-CAM (arXiv 1610.02391), computed by captum on the last convolution of any network.
 """
 
 import io
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.module import register_module_forward_hook
 
 from lit_cifar.data.image_files import opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
+from lit_cifar.data.sources import holds_images, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -23,6 +28,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 NAMED = "PNG, JPEG, WEBP, GIF or BMP"
 ENLARGED = 8  # times
 GREYED = 0.15  # how much of a picture shows through the grey where the network did not look
+SHOWN = 1000  # images of the gallery, drawn by lot from all test images
 
 
 def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
@@ -90,12 +96,8 @@ def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
         if isinstance(layer, nn.Conv2d) and output.shape[-2:].numel() > 1:
             ran.append(layer)
 
-    hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, nn.Conv2d)]
-    try:
+    with register_module_forward_hook(note):
         net(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return ran[-1] if ran else None
 
 
@@ -109,3 +111,34 @@ def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
         return large
     clear = F.interpolate(looked[None, None].sqrt(), large.shape[1:], mode="bilinear", align_corners=False)[0]
     return (128 + (large.float() - 128) * (GREYED + (1 - GREYED) * clear)).round().byte()
+
+
+class Gallery(NamedTuple):
+    """Test images, uint8 `[N, 3, 32, 32]`, with their labels and predictions, int64 `[N]`."""
+
+    title: str
+    images: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+
+def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
+    """Returns the gallery, and a note about it for the page, which may be empty. Downloads nothing.
+
+    The images are those in `root`; if it contains none or the network was trained on synthetic images, synthetic ones.
+    """
+    assert classifier.card is not None  # it was loaded
+    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
+    test = open_images(root, "real" if there and not drawn else "drawn").test
+    if test.classes != classifier.classes:
+        return None, f"No gallery: the test images in {root} have other classes than the network."
+    note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
+    if drawn:
+        note = "The gallery shows synthetic images, on which this network was trained."
+    total = len(test.labels)
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
+    console = Console(stderr=True)
+    parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
+    predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])
+    title = f"{len(chosen):,} of {total:,} test images" if len(chosen) < total else "Test images"
+    return Gallery(title, test.images[chosen], test.labels[chosen], predicted), note
