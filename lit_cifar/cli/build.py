@@ -13,7 +13,6 @@ from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.parser import Parser, add_run_arguments
-from lit_cifar.cli.process import DRAWN_INSTEAD
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
@@ -28,6 +27,9 @@ from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
+
+DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
+"""Tells the processes that a run starts why their parent fell back on drawn images."""
 
 
 class Run(NamedTuple):
@@ -124,24 +126,21 @@ def _checkpoint(command: str, given: Given) -> Checkpoint | None:
             return None
         raise UsageError("value-missing", f"{command} needs --ckpt_path: a path, or best or last of the newest run")
     root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
-    found = _find(command, path, given, root)
+    by_name = path in ("best", "last")
+    if by_name and str(given.get("trainer.logger")).lower() == "false":  # no run folder: where Lightning puts them
+        found = newest_checkpoint([root], f"checkpoints/{path}.ckpt")
+    elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
+        runs = root / RUNS / _recipe_name(given)
+        kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
+        folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
+        found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
+    else:
+        found = find_checkpoint(path, root)
     if found is None and named:
         raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
     if found and command == "fit" and found.path.name == "last.ckpt":
         hold(found.path.parent)
     return found
-
-
-def _find(command: str, path: str, given: Given, root: Path) -> Checkpoint | None:
-    if path in ("best", "last"):
-        if str(given.get("trainer.logger")).lower() == "false":  # no run folder: they are where Lightning puts them
-            return newest_checkpoint([root], f"checkpoints/{path}.ckpt")
-        if command == "fit" or given.recipes or given.flags("--recipe"):
-            runs = root / RUNS / _recipe_name(given)
-            kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
-            folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
-            return newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
-    return find_checkpoint(path, root)
 
 
 def _recipe_name(given: Given) -> str:

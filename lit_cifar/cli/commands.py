@@ -44,33 +44,27 @@ examples:
 
 def run(words: list[str]) -> None:
     """Runs one command: `words` is what follows `python -m lit_cifar`. Raises UsageError or UserError."""
-    if not words:
+    if not words or words[0] in HELP:
         print(OVERVIEW, end="")
-        raise SystemExit(2)
-    name, *rest = words
-    if name in HELP:
-        print(OVERVIEW, end="")
-    elif name == "--version":
+        raise SystemExit(0 if words else 2)
+    name = words[0]
+    if name == "--version":
         print(f"lit_cifar {__version__}")
-    elif name not in COMMANDS or " " in name:
+        return
+    if name not in COMMANDS or " " in name:
         known = [command for command in COMMANDS if " " not in command]
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         raise UsageError("command-unknown", f"there is no command {name}; {hint}")
-    else:
-        _run(name, [_expanded(word) for word in rest])
-
-
-def _run(name: str, words: list[str]) -> None:
-    module = COMMANDS[name][0]
+    flags, module = [_expanded(word) for word in words[1:]], COMMANDS[name][0]
     if name == "predict":
         from lit_cifar.cli.predict import names_pictures
 
-        if names_pictures(words) or HELP & {*words}:
+        if names_pictures(flags) or HELP & {*flags}:
             module = "predict"
     main = import_module(f"lit_cifar.cli.{module}").main
     with library_settings():
-        main(*([name, words] if module == "fit" else [words]))
+        main(*([name, flags] if module == "fit" else [flags]))
 
 
 def _expanded(word: str) -> str:

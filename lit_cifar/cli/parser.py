@@ -63,18 +63,15 @@ class Parser(ArgumentParser):
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
         """Refuses a recipe with a key that no flag has; keys of classes are checked when their values are parsed."""
-        known = self._flags()
         for key, value in recipe.items():
             whole = key not in SECTIONS or "class_path" in value
             for name in [key] if whole else [f"{key}.{inner}" for inner in value]:
-                if f"--{name.rstrip('+')}" not in known:
+                if f"--{name.rstrip('+')}" not in self._option_string_actions:
                     raise UsageError("recipe-invalid", f"{source}: there is no key {name}{self._nearest(name)}")
 
-    def _flags(self) -> set[str]:
-        return {flag for action in self._actions for flag in action.option_strings if flag.startswith("--")}
-
     def _nearest(self, name: str) -> str:
-        close = difflib.get_close_matches(f"--{name.lstrip('-')}", self._flags(), 1)
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        close = difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
         if not close:
             return "; --help lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"

@@ -17,9 +17,6 @@ from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any
 
-DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
-"""Tells the processes that a run starts why their parent fell back on drawn images."""
-
 BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "6",  # torch's profiler would report its stages, and that there is no GPU
     # How long gcc's OpenMP threads spin while they wait: as fast as its own 300,000 turns, but with two runs on two
@@ -73,14 +70,21 @@ def library_settings() -> Iterator[None]:
         gc.freeze()
     gc.enable()  # for what is made after the imports
     with warnings.catch_warnings(), ExitStack() as stack:
-        stack.callback(_leave_process_group)
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and about sizes that are refused anyway
         for logger, level in ((logging.getLogger(name), level) for name, level in LEVELS.items()):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(level)
         if "pytorch_lightning" in sys.modules:  # bench has no use for it
+            from torch import distributed
+
             from lit_cifar.runs.folder import quiet_about_disk_errors
+
+            @stack.callback
+            def leave_process_group() -> None:  # Gloo's threads, if still running at the end, may abort the process
+                if distributed.is_available() and distributed.is_initialized():
+                    distributed.destroy_process_group()
 
             stack.callback(setattr, threading, "excepthook", threading.excepthook)
             threading.excepthook = quiet_about_disk_errors
@@ -149,10 +153,3 @@ def _number(text: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{text} is not a number")
     return value
-
-
-def _leave_process_group() -> None:
-    """Ends torch's group of processes: Gloo's threads, if still running at the end, sometimes abort the process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

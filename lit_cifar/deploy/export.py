@@ -11,7 +11,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -193,11 +193,12 @@ def _traced(network: Standalone) -> torch.export.ExportedProgram:
 @contextmanager
 def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
     """Hides what torch prints and logs, and turns its errors into UserError."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    silence = io.StringIO()
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence), ExitStack() as stack:
             warnings.simplefilter("ignore")
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.WARNING)
             yield
     except OSError:
         raise  # of the disk
@@ -205,8 +206,6 @@ def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
         why = f"--format {name} can't export {type(network.net).__name__} ({reason(error)})"
         todo = "change its forward, or use --format safetensors, which does not trace it"
         raise UserError("export-failed", f"{why}; {todo}") from error
-    finally:
-        logging.disable(disabled)
 
 
 FORMATS: dict[FormatName, Format] = {

@@ -1,7 +1,4 @@
-"""What the page shows: of a picture, probabilities and where the network looked; and a gallery of test images.
-
-The map of where it looked is Grad-CAM (arXiv 1610.02391), computed by captum on the last convolution of any network.
-"""
+"""What the page shows: of a picture, probabilities and where the network looked; and a gallery of test images."""
 
 import io
 from pathlib import Path
@@ -27,7 +24,7 @@ SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera'
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 NAMED = "PNG, JPEG, WEBP, GIF or BMP"
 ENLARGED = 8  # times
-GREYED = 0.15  # how much of a picture shows through the grey where the network did not look
+GREYED = 0.15  # of a picture shows where the network did not look; any eye sees grey, on dark and light pictures
 SHOWN = 1000  # images of the gallery, drawn by lot from all test images
 
 
@@ -72,7 +69,7 @@ def decode(content: bytes | bytearray) -> Tensor:
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
     """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, 32, 32]` speaks for the class `label`.
 
-    It has the resolution of the network's last convolution. None if the network has no convolution.
+    This is Grad-CAM (arXiv 1610.02391) on the last convolution, whose resolution it has. None if there is none.
     """
     from captum.attr import LayerGradCam
 
@@ -102,10 +99,7 @@ def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
 
 
 def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
-    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0.
-
-    Fading to grey is visible to any eye, on dark and light pictures alike.
-    """
+    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0."""
     large = pixels.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
     if looked is None:
         return large
@@ -123,13 +117,10 @@ class Gallery(NamedTuple):
 
 
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
-    """Returns the gallery, and a note about it for the page, which may be empty. Downloads nothing.
-
-    The images are those in `root`; if it contains none or the network was trained on synthetic images, synthetic ones.
-    """
+    """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
     assert classifier.card is not None  # it was loaded
     drawn, there = classifier.card.dataset == "drawn", holds_images(root)
-    test = open_images(root, "real" if there and not drawn else "drawn").test
+    test = open_images(root, "real" if there and not drawn else "drawn").test  # no download
     if test.classes != classifier.classes:
         return None, f"No gallery: the test images in {root} have other classes than the network."
     note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."

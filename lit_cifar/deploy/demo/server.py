@@ -98,7 +98,8 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
     async def predict(request: Request) -> Response:
         nonlocal held
-        if not request.headers.get("content-type", "image/").lower().startswith(("image/", "application/octet-stream")):
+        kind = request.headers.get("content-type", "image/").lower()
+        if not kind.startswith(("image/", "application/octet-stream")):
             raise HTTPException(415, f"This is not a picture. Send {NAMED}.")
         _check_size(int(request.headers.get("content-length", 0)))
         content = bytearray()
