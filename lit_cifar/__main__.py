@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_cifar.cli.process import process_settings
+from lit_cifar.data.files import unwritable
 from lit_cifar.errors import UserError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -42,8 +43,6 @@ def main() -> None:
                 what = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" …")
                 where = f"({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the traceback"
                 _stop(f"{what} {where}", "unexpected", 1)
-            from lit_cifar.data.files import unwritable
-
             path = Path(error.filename2 or error.filename or "a file")  # filename2: where a copy should have gone
             refusal = unwritable(path.absolute(), error)
             _stop(str(refusal), refusal.code, 1)

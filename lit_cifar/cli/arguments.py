@@ -12,7 +12,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Timer
 
-from lit_cifar.errors import UsageError, UserError
+from lit_cifar.errors import UsageError, UserError, reason
 
 LARGEST = 2**63 - 1  # torch's integers
 PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
@@ -48,8 +48,7 @@ def check_values(config: Any) -> None:
     require(config.checkpoint_seconds >= 0, "checkpoint_seconds", "must be 0 or more")
     is_name = re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", config.recipe) is not None
     require(is_name, "recipe", "must be a name of letters, digits, - and _, not a path")
-    is_reserved = re.fullmatch(RESERVED_BY_WINDOWS, config.recipe) is not None
-    require(not is_reserved, "recipe", "can't be the name of a folder on Windows; use another name")
+    require(not re.fullmatch(RESERVED_BY_WINDOWS, config.recipe), "recipe", "can't be a folder on Windows; use another")
     trainer = config.trainer
     for name, least in LEAST.items():
         is_fit = not isinstance(trainer[name], int | float) or trainer[name] >= least
@@ -59,8 +58,7 @@ def check_values(config: Any) -> None:
     try:
         Timer(trainer.max_time)
     except (MisconfigurationException, TypeError) as error:
-        why = " ".join(str(error).split())
-        raise UsageError("value-invalid", f"--trainer.max_time {trainer.max_time}: {why}") from error
+        raise UsageError("value-invalid", f"--trainer.max_time {trainer.max_time}: {reason(error)}") from error
     is_float32 = str(trainer.precision) not in NOT_FLOAT32
     require(is_float32, "trainer.precision", "doesn't fit images in float32; use 32-true, bf16-mixed or 16-mixed")
     try:
@@ -89,11 +87,10 @@ def refusals_of_lightning() -> Iterator[None]:
     """Treats what Lightning's own lines refuse, such as an EarlyStopping of no known metric, as a wrong value."""
     try:
         yield
-    except (UserError, OSError):
-        raise
     except Exception as error:
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not isinstance(error, MisconfigurationException) and not LIGHTNING & {*place.parts}:
+        is_lightnings = isinstance(error, MisconfigurationException) or LIGHTNING & {*place.parts}
+        if isinstance(error, UserError | OSError) or not is_lightnings:
             raise
         why = " ".join(str(error).split()).rstrip(".")
         refusal = UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe")

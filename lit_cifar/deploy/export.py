@@ -11,7 +11,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -70,10 +70,9 @@ def check_output(output: Path, name: FormatName) -> None:
 
 def _weights_of(config: Path) -> str | None:
     """Returns the file that a config.json of ours describes; None for any other config.json."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(config.read_text(encoding="utf-8"))["weights"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
@@ -185,9 +184,9 @@ def _open_safetensors(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _traced(network: Standalone) -> torch.export.ExportedProgram:
-    dynamic = torch.export.Dim.DYNAMIC
+    sizes = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # no two sizes alike, so that torch can't confuse them
-    return torch.export.export(network, (example,), dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},))
+    return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
 
 
 @contextmanager

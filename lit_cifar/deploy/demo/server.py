@@ -116,8 +116,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                     raise ClientDisconnect
                 return JSONResponse(await run_in_threadpool(look, classifier, content))
         except TimeoutError:
-            sentence = f"The picture did not arrive within {SECONDS} seconds. Send it again."
-            return _error(sentence, 408, {"Connection": "close"})
+            return _error(f"No whole picture in {SECONDS} seconds. Send it again.", 408, {"Connection": "close"})
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         finally:
