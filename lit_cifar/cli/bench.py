@@ -5,11 +5,11 @@ import json
 import math
 import re
 import signal
+import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean, stdev
-from subprocess import PIPE, Popen
 from typing import Any
 
 from lit_cifar.cli.recipes import recipes_folder
@@ -90,7 +90,8 @@ def _summary(accuracies: list[float], seconds: list[float]) -> dict[str, Any]:
 
 def _train(command: list[str], name: str) -> dict[str, Any]:
     """Trains once, prints a line, and returns the run's report; the error of a training becomes ours."""
-    process = Popen(command, stdout=PIPE, stderr=PIPE, encoding="utf-8", errors="replace")
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace")
     try:
         out, err = process.communicate()
     finally:
