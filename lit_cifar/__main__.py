@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lit_cifar.cli.process import process_settings
+from lit_cifar.data.files import unwritable
 from lit_cifar.errors import UserError
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
@@ -38,11 +39,12 @@ def main() -> None:
             if sys.flags.dev_mode:
                 raise
             if not isinstance(error, OSError) or error.errno not in UNWRITABLE:
-                _stop(_unexpected(error), "unexpected", 1)
-            from lit_cifar.data.files import unwritable
-
-            where = error.filename2 or error.filename or Path("a file")  # filename2: where a copy should have gone
-            refusal = unwritable(Path(where).absolute(), error)
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                what = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" …")
+                where = f"({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the traceback"
+                _stop(f"{what} {where}", "unexpected", 1)
+            path = Path(error.filename2 or error.filename or "a file")  # filename2: where a copy should have gone
+            refusal = unwritable(path.absolute(), error)
             _stop(str(refusal), refusal.code, 1)
 
 
@@ -50,12 +52,6 @@ def _is_first_rank() -> bool:
     """Of several processes, by the variables with which Lightning, torchrun and Slurm number them."""
     ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))
     return next((rank for rank in ranks if rank is not None), "0") == "0"
-
-
-def _unexpected(error: Exception) -> str:
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    what = textwrap.shorten(f"{type(error).__name__}: {error}", 500, placeholder=" …")
-    return f"{what} ({place.filename}, line {place.lineno}); python -X dev -m lit_cifar … shows the traceback"
 
 
 def _stop(sentence: str, code: str, exit_code: int, is_shown: bool = True) -> NoReturn:

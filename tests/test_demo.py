@@ -22,7 +22,7 @@ from serving import ask, bomb, classifier_of, picture, save_checkpoint, serving
 from torch import Tensor, nn
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
-from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.looking import Gallery
 from lit_cifar.deploy.demo.server import CONNECTIONS, LIMIT, make_app
 from lit_cifar.nets.tutorial import Net
 

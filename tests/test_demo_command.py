@@ -17,7 +17,7 @@ from serving import ask, save_checkpoint, serving
 
 from lit_cifar import LitClassifier
 from lit_cifar.data.synthetic import draw
-from lit_cifar.deploy.demo.gallery import make_gallery
+from lit_cifar.deploy.demo.looking import make_gallery
 
 
 def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path: Path) -> None:

@@ -223,6 +223,13 @@ def test_an_accuracy_is_told_only_of_the_epoch_that_was_validated(fit: Any) -> N
     assert told == [False, True, False]
 
 
+def test_a_module_of_ones_own_may_bring_its_data(cli: Cli, tmp_path: Path) -> None:
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("model: {class_path: pytorch_lightning.demos.boring_classes.BoringModel}\n")
+    result = cli("fit", "--config", recipe, "--trainer.max_steps=1", f"--trainer.default_root_dir={tmp_path}")
+    assert result.code == 0, result.err
+
+
 def test_plain_python_trains_resumes_and_tests(root: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {"default_root_dir": tmp_path, "accelerator": "cpu", "enable_progress_bar": False}
     pl.seed_everything(0)

@@ -12,7 +12,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Timer
 
-from lit_cifar.errors import UsageError, UserError
+from lit_cifar.errors import UsageError, UserError, reason
 
 LARGEST = 2**63 - 1  # torch's integers
 PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
@@ -36,15 +36,19 @@ def check_values(config: Any) -> None:
         is_infinite = math.isinf(value) and name.startswith((".model", ".data"))
         if math.isnan(value) or is_infinite or (isinstance(value, int) and abs(value) > LARGEST):
             raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST}")
-    for name, value in _must_have_values(config):
+    needed = {name: config[name] for name in OURS}
+    for section in ("data", "model"):
+        values = config.get(section)
+        if values and "class_path" not in values:  # a module of one's own may bring its data
+            needed |= {f"{section}.{name}": value for name, value in vars(values).items() if name not in OPTIONAL}
+    for name, value in needed.items():
         if value is None:
             raise UsageError("value-missing", f"--{name} is null; give it a value, or leave it out")
     require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1}")
     require(config.checkpoint_seconds >= 0, "checkpoint_seconds", "must be 0 or more")
     is_name = re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", config.recipe) is not None
     require(is_name, "recipe", "must be a name of letters, digits, - and _, not a path")
-    is_reserved = re.fullmatch(RESERVED_BY_WINDOWS, config.recipe) is not None
-    require(not is_reserved, "recipe", "can't be the name of a folder on Windows; use another name")
+    require(not re.fullmatch(RESERVED_BY_WINDOWS, config.recipe), "recipe", "can't be a folder on Windows; use another")
     trainer = config.trainer
     for name, least in LEAST.items():
         is_fit = not isinstance(trainer[name], int | float) or trainer[name] >= least
@@ -54,8 +58,7 @@ def check_values(config: Any) -> None:
     try:
         Timer(trainer.max_time)
     except (MisconfigurationException, TypeError) as error:
-        why = " ".join(str(error).split())
-        raise UsageError("value-invalid", f"--trainer.max_time {trainer.max_time}: {why}") from error
+        raise UsageError("value-invalid", f"--trainer.max_time {trainer.max_time}: {reason(error)}") from error
     is_float32 = str(trainer.precision) not in NOT_FLOAT32
     require(is_float32, "trainer.precision", "doesn't fit images in float32; use 32-true, bf16-mixed or 16-mixed")
     try:
@@ -65,14 +68,6 @@ def check_values(config: Any) -> None:
     most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     is_fit = trainer.accelerator not in ("auto", "cpu") or devices <= most
     require(is_fit, "trainer.devices", f"is too much for this machine; use at most {most}")
-
-
-def _must_have_values(config: Any) -> Iterator[tuple[str, Any]]:
-    yield from ((name, config[name]) for name in OURS)
-    for section in ("data", "model"):
-        values = config.get(section) or {}
-        if "class_path" not in values:
-            yield from ((f"{section}.{name}", value) for name, value in vars(values).items() if name not in OPTIONAL)
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
@@ -92,11 +87,10 @@ def refusals_of_lightning() -> Iterator[None]:
     """Treats what Lightning's own lines refuse, such as an EarlyStopping of no known metric, as a wrong value."""
     try:
         yield
-    except (UserError, OSError):
-        raise
     except Exception as error:
         place = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if not isinstance(error, MisconfigurationException) and not LIGHTNING & {*place.parts}:
+        is_lightnings = isinstance(error, MisconfigurationException) or LIGHTNING & {*place.parts}
+        if isinstance(error, UserError | OSError) or not is_lightnings:
             raise
         why = " ".join(str(error).split()).rstrip(".")
         refusal = UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe")

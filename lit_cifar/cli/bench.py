@@ -54,9 +54,9 @@ def main(argv: list[str]) -> None:
     seconds = [report["train_seconds"] + report["test_seconds"] for report in reports]
     accuracies = [report["test_accuracy"] for report in reports]
     found: dict[str, Any] = {key: reports[0][key] for key in ("recipe", "dataset", "device_name", "precision")}
-    kept = ("test_accuracy", "train_seconds", "test_seconds")
     found["runs"] = [
-        {name: value} | {key: report[key] for key in kept} for value, report in zip(values, reports, strict=True)
+        {name: value, **{key: report[key] for key in ("test_accuracy", "train_seconds", "test_seconds")}}
+        for value, report in zip(values, reports, strict=True)
     ]
     if options.runs:
         found |= _summary(accuracies, seconds)
@@ -89,20 +89,9 @@ def _summary(accuracies: list[float], seconds: list[float]) -> dict[str, Any]:
 
 
 def _train(command: list[str], name: str) -> dict[str, Any]:
-    """Trains once, prints a line, and returns the run's report."""
-    folder = re.search(r"^Run folder: (.*?)/ with", _printed(command), re.MULTILINE)
-    if folder is None:
-        raise UsageError("report-missing", "the run wrote no report, which bench needs; leave --trainer.logger on")
-    report: dict[str, Any] = json.loads(Path(folder[1], "report.json").read_text(encoding="utf-8"))
-    seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
-    print(f"{name}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
-    return report
-
-
-def _printed(command: list[str]) -> str:
-    """Returns what a training prints; its error becomes ours."""
-    text: dict[str, Any] = {"encoding": "utf-8", "errors": "replace"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **text)
+    """Trains once, prints a line, and returns the run's report; the error of a training becomes ours."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, encoding="utf-8", errors="replace")
     try:
         out, err = process.communicate()
     finally:
@@ -114,4 +103,10 @@ def _printed(command: list[str]) -> str:
         code = re.search(r" \[([a-z-]+)\]$", last)
         sentence = last.removeprefix("lit_cifar: ").removesuffix(code[0] if code else "")
         raise (UsageError if process.returncode == 2 else UserError)(code[1] if code else "training-failed", sentence)
-    return str(out)
+    folder = re.search(r"^Run folder: (.*?)/ with", out, re.MULTILINE)
+    if folder is None:
+        raise UsageError("report-missing", "the run wrote no report, which bench needs; leave --trainer.logger on")
+    report: dict[str, Any] = json.loads(Path(folder[1], "report.json").read_text(encoding="utf-8"))
+    seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
+    print(f"{name}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)
+    return report

@@ -1,6 +1,7 @@
 """From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,20 +13,23 @@ from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.parser import Parser, add_run_arguments
-from lit_cifar.cli.process import DRAWN_INSTEAD
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
+from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
-from lit_cifar.runs.network import default_net
+from lit_cifar.runs.network import default_net, own_net
 from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
 from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
+
+DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
+"""Tells the processes that a run starts why their parent fell back on drawn images."""
 
 
 class Run(NamedTuple):
@@ -102,6 +106,17 @@ def build(command: str, words: list[str], description: str) -> Run:
     return Run(trainer, model, data, path, best)
 
 
+def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
+    """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
+    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
+    named = config.model.net
+    net = own_net(named, checkpoint) if named else None
+    classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
+    if named and classifier.card:
+        classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
+    return checkpoint.path, classifier
+
+
 def _checkpoint(command: str, given: Given) -> Checkpoint | None:
     """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of a recipe if named."""
     named = given.get("ckpt_path")
@@ -111,24 +126,21 @@ def _checkpoint(command: str, given: Given) -> Checkpoint | None:
             return None
         raise UsageError("value-missing", f"{command} needs --ckpt_path: a path, or best or last of the newest run")
     root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
-    found = _find(command, path, given, root)
+    by_name = path in ("best", "last")
+    if by_name and str(given.get("trainer.logger")).lower() == "false":  # no run folder: where Lightning puts them
+        found = newest_checkpoint([root], f"checkpoints/{path}.ckpt")
+    elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
+        runs = root / RUNS / _recipe_name(given)
+        kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
+        folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
+        found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
+    else:
+        found = find_checkpoint(path, root)
     if found is None and named:
         raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
     if found and command == "fit" and found.path.name == "last.ckpt":
         hold(found.path.parent)
     return found
-
-
-def _find(command: str, path: str, given: Given, root: Path) -> Checkpoint | None:
-    if path in ("best", "last"):
-        if str(given.get("trainer.logger")).lower() == "false":  # no run folder: they are where Lightning puts them
-            return newest_checkpoint([root], f"checkpoints/{path}.ckpt")
-        if command == "fit" or given.recipes or given.flags("--recipe"):
-            runs = root / RUNS / _recipe_name(given)
-            kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
-            folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
-            return newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
-    return find_checkpoint(path, root)
 
 
 def _recipe_name(given: Given) -> str:

@@ -6,14 +6,14 @@ from importlib import import_module
 from pathlib import Path
 
 from lit_cifar import __version__
-from lit_cifar.cli.process import collect_from_now_on, library_settings
+from lit_cifar.cli.process import library_settings
 from lit_cifar.errors import UsageError
 
 COMMANDS = {
     "fit": ("fit", "Train a network, then test it."),
-    "validate": ("evaluate", "Measure a checkpoint on the images held out of training."),
-    "test": ("evaluate", "Measure a checkpoint on the test images."),
-    "predict": ("evaluate", "Predict the test images."),
+    "validate": ("fit", "Measure a checkpoint on the images held out of training."),
+    "test": ("fit", "Measure a checkpoint on the test images."),
+    "predict": ("fit", "Predict the test images."),
     "predict PATH ...": ("predict", "Predict pictures of your own."),
     "show": ("show", "Write a labelled grid of training images to a PNG."),
     "bench": ("bench", "Train with several seeds or numbers of epochs, and compare."),
@@ -22,17 +22,13 @@ COMMANDS = {
 }
 """How a command is called, the module in this folder whose `main` runs it, and what it does."""
 HELP = {"-h", "--help"}
-
-
-def overview() -> str:
-    """What `--help` prints: every command in one line."""
-    table = "\n".join(f"  {call:<16}  {summary}" for call, (_, summary) in COMMANDS.items())
-    return f"""usage: python -m lit_cifar COMMAND [options]
+TABLE = "\n".join(f"  {call:<16}  {summary}" for call, (_, summary) in COMMANDS.items())
+OVERVIEW = f"""usage: python -m lit_cifar COMMAND [options]
 
 CIFAR-10 in PyTorch Lightning: train, test and look, with one command.
 
 commands:
-{table}
+{TABLE}
 
 options:
   -h, --help   Show this table, or after a command its options.
@@ -48,35 +44,27 @@ examples:
 
 def run(words: list[str]) -> None:
     """Runs one command: `words` is what follows `python -m lit_cifar`. Raises UsageError or UserError."""
-    if not words:
-        print(overview(), end="")
-        raise SystemExit(2)
-    name, *rest = words
-    if name in HELP:
-        print(overview(), end="")
-    elif name == "--version":
+    if not words or words[0] in HELP:
+        print(OVERVIEW, end="")
+        raise SystemExit(0 if words else 2)
+    name = words[0]
+    if name == "--version":
         print(f"lit_cifar {__version__}")
-    elif name not in COMMANDS or " " in name:
+        return
+    if name not in COMMANDS or " " in name:
         known = [command for command in COMMANDS if " " not in command]
         close = difflib.get_close_matches(name, known, 1)
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
         raise UsageError("command-unknown", f"there is no command {name}; {hint}")
-    else:
-        _run(name, [_expanded(word) for word in rest])
-
-
-def _run(name: str, words: list[str]) -> None:
-    module = COMMANDS[name][0]
+    flags, module = [_expanded(word) for word in words[1:]], COMMANDS[name][0]
     if name == "predict":
         from lit_cifar.cli.predict import names_pictures
 
-        if names_pictures(words) or HELP & {*words}:
+        if names_pictures(flags) or HELP & {*flags}:
             module = "predict"
     main = import_module(f"lit_cifar.cli.{module}").main
-    arguments = [name, words] if module == "evaluate" else [words]
-    collect_from_now_on()
     with library_settings():
-        main(*arguments)
+        main(*([name, flags] if module == "fit" else [flags]))
 
 
 def _expanded(word: str) -> str:

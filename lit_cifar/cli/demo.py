@@ -4,10 +4,11 @@ Starlette and uvicorn serve it, and captum computes where the network looked: 9 
 requires an older Pillow, decodes pictures before their size is checked, and fetches any address that a visitor enters.
 """
 
+from ipaddress import ip_address
 from pathlib import Path
 
-from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.trained import add_checkpoint_arguments, load
+from lit_cifar.cli.build import load
+from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.errors import UsageError
 
 
@@ -23,18 +24,20 @@ def main(argv: list[str]) -> None:
         import captum.attr  # noqa: F401
         import uvicorn
 
-        from lit_cifar.deploy.demo.gallery import make_gallery
-        from lit_cifar.deploy.demo.server import LOCAL_HOSTS, is_local, listen, make_app, serving
+        from lit_cifar.deploy.demo.looking import make_gallery
+        from lit_cifar.deploy.demo.server import LOCAL_HOSTS, listen, make_app, serving
     except ImportError as error:
         raise UsageError("package-missing", f"demo needs the package {error.name}: pip install -e '.[demo]'") from error
 
     with listen(config.host, config.port) as listener:
+        address, port, *_ = listener.getsockname()
+        is_local = ip_address(address).is_loopback  # only this machine reaches it
         path, classifier = load(config)
         gallery, note = make_gallery(classifier, config.data.root)
-        hosts = [*LOCAL_HOSTS, config.host] if is_local(listener) else ["*"]
+        hosts = [*LOCAL_HOSTS, config.host] if is_local else ["*"]
         server = uvicorn.Server(serving(make_app(classifier, gallery, note, hosts)))
         shown = f"[{config.host}]" if ":" in config.host else config.host
-        print(f"Open http://{shown}:{listener.getsockname()[1]} to try {path}. Stop with Ctrl-C.", flush=True)
-        if not is_local(listener):
+        print(f"Open http://{shown}:{port} to try {path}. Stop with Ctrl-C.", flush=True)
+        if not is_local:
             print("Anyone who can reach this machine can send it pictures and see the test images.", flush=True)
         server.run(sockets=[listener])

@@ -1,13 +1,12 @@
 """`python -m lit_cifar export`: writes a trained network to a file that runs elsewhere."""
 
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
 
-from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.trained import add_checkpoint_arguments, load
+from lit_cifar.cli.build import load
+from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
 
 
@@ -23,8 +22,7 @@ def main(argv: list[str]) -> None:
     check_output(output, config.format)
     path, classifier = load(config, "none")
     images, what = check_images(classifier, config.data.root)
-    console = Console(file=sys.stderr)  # this very stream: torch's output is redirected while it exports
-    with console.status(f"Exporting {path}") if console.is_terminal else nullcontext():
+    with Console(file=sys.stderr).status(f"Exporting {path}"):  # this stream: torch's output is redirected meanwhile
         written, difference = export(classifier, config.format, output, images)
     print(f"Checkpoint: {path}, {type(classifier.net).__name__}, {len(classifier.classes)} classes")
     same = f"same predictions as LitClassifier.predict, probabilities within {difference:.1g}"

@@ -1,4 +1,4 @@
-"""`python -m lit_cifar fit`: trains a network, then tests it."""
+"""`python -m lit_cifar fit`, and what measures a checkpoint: `validate`, `test`, and `predict` without a path."""
 
 from contextlib import ExitStack
 
@@ -9,19 +9,25 @@ from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.trainer import naming_lost_ranks
 
-DESCRIPTION = "Train a network, then test it. Without --config, the recipe is configs/tutorial.yaml."
+DESCRIPTIONS = {
+    "fit": "Train a network, then test it. Without --config, the recipe is configs/tutorial.yaml.",
+    "validate": "Measure a checkpoint on the images held out of its training.",
+    "test": "Measure a checkpoint on the test images. Network and data settings are the checkpoint's.",
+    "predict": "Predict the test images. To predict pictures of your own, name them: predict PATH ...",
+}
 
 
-def main(words: list[str]) -> None:
-    """Trains, and tests the best weights on validation, or the last if nothing was held out."""
+def main(command: str, words: list[str]) -> None:
+    """Runs one of the four. After `fit`, tests the best weights on validation, or the last if nothing was held out."""
     with ExitStack() as stack, refusals_of_lightning():
         stack.callback(release)
-        run = build("fit", words, DESCRIPTION)
+        run = build(command, words, DESCRIPTIONS[command])
+        quiet = {"verbose": False} if command in ("validate", "test") else {}
+        options = {"datamodule": run.data, "ckpt_path": run.checkpoint, "weights_only": True} | quiet
         with naming_lost_ranks(run.trainer):
-            run.trainer.fit(run.model, datamodule=run.data, ckpt_path=run.checkpoint, weights_only=True)
-        if not isinstance(run.model, LitClassifier) or run.trainer.interrupted:
-            return
-        if run.best is not None and run.best.best_model_path:
-            run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
-        with naming_lost_ranks(run.trainer):
+            getattr(run.trainer, command)(run.model, **options)
+            if command != "fit" or not isinstance(run.model, LitClassifier) or run.trainer.interrupted:
+                return
+            if run.best is not None and run.best.best_model_path:
+                run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
             run.trainer.test(run.model, datamodule=run.data, verbose=False)

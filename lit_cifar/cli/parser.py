@@ -6,6 +6,7 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
@@ -62,28 +63,21 @@ class Parser(ArgumentParser):
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
         """Refuses a recipe with a key that no flag has; keys of classes are checked when their values are parsed."""
-        known = self._flags()
         for key, value in recipe.items():
             whole = key not in SECTIONS or "class_path" in value
             for name in [key] if whole else [f"{key}.{inner}" for inner in value]:
-                if f"--{name.rstrip('+')}" not in known:
+                if f"--{name.rstrip('+')}" not in self._option_string_actions:
                     raise UsageError("recipe-invalid", f"{source}: there is no key {name}{self._nearest(name)}")
 
-    def _flags(self) -> set[str]:
-        return {flag for action in self._actions for flag in action.option_strings if flag.startswith("--")}
-
     def _nearest(self, name: str) -> str:
-        close = difflib.get_close_matches(f"--{name.lstrip('-')}", self._flags(), 1)
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        close = difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
         if not close:
             return "; --help lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"
 
     def make(self, config: Namespace) -> Namespace:
-        """Returns the values with objects in place of the classes that they name.
-
-        Raises:
-            UsageError: A class refuses its arguments.
-        """
+        """Returns the values with objects in place of the classes that they name. UsageError if a class refuses."""
         try:
             return self.instantiate(config, instantiators=[(_made, object, True)])
         except (TypeError, ValueError, ImportError) as error:
@@ -124,6 +118,13 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
+
+
+def add_checkpoint_arguments(parser: Parser) -> None:
+    """Adds the flags with which predict, export and demo name a trained network."""
+    parser.add_argument("--ckpt_path", type=str, help="A checkpoint, or best (the default) or last of the newest run.")
+    parser.add_argument("--model.net", type=str, help="Class path of your own network, if the checkpoint is of one.")
+    parser.add_argument("--trainer.default_root_dir", type=Path, default=Path(), help="Folder of lightning_logs.")
 
 
 def one_line(message: str) -> str:

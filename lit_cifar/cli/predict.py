@@ -3,14 +3,13 @@
 import itertools
 import sys
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from lit_cifar.cli.parser import Parser
-from lit_cifar.cli.trained import add_checkpoint_arguments, load
+from lit_cifar.cli.build import load
+from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.data.pictures import find_pictures
 from lit_cifar.deploy.predict import draw_sheet, predict_files, ranked
 from lit_cifar.errors import UsageError, UserError
@@ -58,18 +57,16 @@ def main(argv: list[str]) -> None:
         raise UsageError("output-refused", sentence) from error
     print(tables.printable(f"Checkpoint: {checkpoint}, recipe {classifier.recipe}"), flush=True)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and about sizes that are refused anyway
-        files, probabilities, failed = predict_files(classifier, files)
-        unread += failed
-        for sentence in unread:
-            print(tables.printable(sentence), file=sys.stderr)
-        if files:
-            guesses = ranked(probabilities, classifier.classes)
-            tables.print_predictions(files[:ROWS], guesses, len(files), csv_path)
-            tables.write_predictions(csv_path, {"file": files}, probabilities, classifier.classes, "--output")
-            tables.print_written(csv_path, tables.plural(len(files), "picture"))
-            tables.print_written(sheet_path, draw_sheet(sheet_path, files, guesses, classifier.recipe))
+    files, probabilities, failed = predict_files(classifier, files)
+    unread += failed
+    for sentence in unread:
+        print(tables.printable(sentence), file=sys.stderr)
+    if files:
+        guesses = ranked(probabilities, classifier.classes)
+        tables.print_predictions(files[:ROWS], guesses, len(files), csv_path)
+        tables.write_predictions(csv_path, {"file": files}, probabilities, classifier.classes, "--output")
+        tables.print_written(csv_path, tables.plural(len(files), "picture"))
+        tables.print_written(sheet_path, draw_sheet(sheet_path, files, guesses, classifier.recipe))
     if unread:
         total = tables.plural(len(unread) + len(files), "file")
         raise UserError("picture-unreadable", f"{len(unread):,} of {total} could not be read, as the lines above say")
@@ -77,8 +74,7 @@ def main(argv: list[str]) -> None:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the paths, and the flags with their values; `--data.images` only announces paths."""
-    paths: list[str] = []
-    flags: list[str] = []
+    paths, flags = list[str](), list[str]()
     rest = iter(words)
     for word in rest:
         if word == "--":

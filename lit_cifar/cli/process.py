@@ -17,9 +17,6 @@ from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any
 
-DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
-"""Tells the processes that a run starts why their parent fell back on drawn images."""
-
 BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "6",  # torch's profiler would report its stages, and that there is no GPU
     # How long gcc's OpenMP threads spin while they wait: as fast as its own 300,000 turns, but with two runs on two
@@ -52,40 +49,41 @@ UNACTIONABLE = (
 def process_settings() -> Iterator[None]:
     """Sets environment variables, garbage collection and output streams for one command."""
     environment, is_collecting, frozen = dict(os.environ), gc.isenabled(), gc.get_freeze_count()
-    for name, value in BEFORE_TORCH.items():
-        os.environ.setdefault(name, value)
+    os.environ.update(BEFORE_TORCH | environment)
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
         with _streams():
             yield
     finally:
-        for name in os.environ.keys() - environment.keys():
-            del os.environ[name]
+        os.environ.clear()
         os.environ.update(environment)
         if not frozen:
             gc.unfreeze()
         (gc.enable if is_collecting else gc.disable)()
 
 
-def collect_from_now_on() -> None:
-    """Turns garbage collection on again, for what is made after the imports."""
-    if not gc.get_freeze_count():
-        gc.freeze()
-    gc.enable()
-
-
 @contextmanager
 def library_settings() -> Iterator[None]:
     """Silences remarks that a user can't act on, and teaches jsonargparse and PyYAML the types of our parameters."""
+    if not gc.get_freeze_count():
+        gc.freeze()
+    gc.enable()  # for what is made after the imports
     with warnings.catch_warnings(), ExitStack() as stack:
-        stack.callback(_leave_process_group)
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and about sizes that are refused anyway
         for logger, level in ((logging.getLogger(name), level) for name, level in LEVELS.items()):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(level)
         if "pytorch_lightning" in sys.modules:  # bench has no use for it
+            from torch import distributed
+
             from lit_cifar.runs.folder import quiet_about_disk_errors
+
+            @stack.callback
+            def leave_process_group() -> None:  # Gloo's threads, if still running at the end, may abort the process
+                if distributed.is_available() and distributed.is_initialized():
+                    distributed.destroy_process_group()
 
             stack.callback(setattr, threading, "excepthook", threading.excepthook)
             threading.excepthook = quiet_about_disk_errors
@@ -154,10 +152,3 @@ def _number(text: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{text} is not a number")
     return value
-
-
-def _leave_process_group() -> None:
-    """Ends torch's group of processes: Gloo's threads, if still running at the end, sometimes abort the process."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

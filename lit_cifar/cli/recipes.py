@@ -51,6 +51,8 @@ class Given:
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self.recipes = {name: read_recipe(name) for name in self.flags("--config", "-c")}
+        self.own_classes = any("class_path" in recipe.get("model", {}) for recipe in self.recipes.values())
+        """Whether a recipe brings model and data classes of its own, in place of LitClassifier and its data."""
 
     def flags(self, *names: str) -> list[str]:
         found = []
@@ -83,11 +85,6 @@ class Given:
                 if inner is not None:
                     return f"--config {name}: {key}"
         return f"--{key}"
-
-    @property
-    def own_classes(self) -> bool:
-        """Whether a recipe brings model and data classes of its own, in place of LitClassifier and its data."""
-        return any("class_path" in (recipe.get("model") or {}) for recipe in self.recipes.values())
 
 
 def read_recipe(path: str) -> dict[str, Any]:

@@ -21,7 +21,10 @@ EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # if the recipe augments no
 def main(words: list[str]) -> None:
     """Writes the PNG and prints its labels, row by row."""
     parser = Parser(prog="python -m lit_cifar show", description="Write a labelled grid of training images to a PNG.")
-    parser.given = _data_alone(Given(words))
+    parser.given = Given(words)
+    for file, recipe in parser.given.recipes.items():
+        seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
+        parser.given.recipes[file] = {"data": seed | recipe.get("data", {})}
     parser.add_argument("--config", action=RecipeAction, help="Recipe whose images and augmentation are shown.")
     parser.add_argument("--output", type=Path, default=Path("show.png"), help="PNG to write.")
     parser.add_argument("--count", type=int, default=32, help=f"Number of images, up to {LARGEST_COUNT}.")
@@ -31,10 +34,8 @@ def main(words: list[str]) -> None:
     config = parser.parse_args(words)
     if not 1 <= config.count <= LARGEST_COUNT:
         raise UsageError("value-out-of-range", f"--count {config.count} must be between 1 and {LARGEST_COUNT}")
-    if config.output.is_dir():
-        raise UsageError("output-refused", f"--output {config.output} is a folder; name a file in it, such as show.png")
-    if config.output.suffix.lower() != ".png":
-        raise UsageError("output-refused", f"--output {config.output} must end in .png, the format that is written")
+    if config.output.is_dir() or config.output.suffix.lower() != ".png":
+        raise UsageError("output-refused", f"--output {config.output} must be a PNG file, such as show.png")
     data: CIFAR10DataModule = parser.make(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
@@ -52,14 +53,6 @@ def main(words: list[str]) -> None:
     for row in range(0, len(names), COLUMNS):
         print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
     print(f"Written: {path}")
-
-
-def _data_alone(given: Given) -> Given:
-    """Keeps the recipes' seed and `data` keys alone."""
-    for path, recipe in given.recipes.items():
-        seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
-        given.recipes[path] = {"data": seed | (recipe.get("data") or {})}
-    return given
 
 
 def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ import logging
 import platform
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -70,10 +70,9 @@ def check_output(output: Path, name: FormatName) -> None:
 
 def _weights_of(config: Path) -> str | None:
     """Returns the file that a config.json of ours describes; None for any other config.json."""
-    try:
+    with suppress(OSError, ValueError, KeyError, TypeError):
         return str(json.loads(config.read_text(encoding="utf-8"))["weights"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    return None
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
@@ -163,10 +162,6 @@ def _write_torch(network: Standalone, description: dict[str, Any], path: Path) -
     path.write_bytes(file.getvalue())
 
 
-def _open_torch(path: Path) -> Callable[[Tensor], Tensor]:
-    return torch.export.load(path).module()
-
-
 def _write_safetensors(network: Standalone, description: dict[str, Any], path: Path) -> None:
     from safetensors.torch import save
 
@@ -189,19 +184,20 @@ def _open_safetensors(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _traced(network: Standalone) -> torch.export.ExportedProgram:
-    dynamic = torch.export.Dim.DYNAMIC
+    sizes = dict.fromkeys((0, 1, 2), torch.export.Dim.DYNAMIC)
     example = torch.zeros(2, 40, 50, 3, dtype=torch.uint8)  # no two sizes alike, so that torch can't confuse them
-    return torch.export.export(network, (example,), dynamic_shapes=({0: dynamic, 1: dynamic, 2: dynamic},))
+    return torch.export.export(network, (example,), dynamic_shapes=(sizes,))
 
 
 @contextmanager
 def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
     """Hides what torch prints and logs, and turns its errors into UserError."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    silence = io.StringIO()
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), redirect_stdout(silence), redirect_stderr(silence), ExitStack() as stack:
             warnings.simplefilter("ignore")
+            stack.callback(logging.disable, logging.root.manager.disable)
+            logging.disable(logging.WARNING)
             yield
     except OSError:
         raise  # of the disk
@@ -209,12 +205,10 @@ def _quietly(name: FormatName, network: Standalone) -> Iterator[None]:
         why = f"--format {name} can't export {type(network.net).__name__} ({reason(error)})"
         todo = "change its forward, or use --format safetensors, which does not trace it"
         raise UserError("export-failed", f"{why}; {todo}") from error
-    finally:
-        logging.disable(disabled)
 
 
 FORMATS: dict[FormatName, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _open_onnx),
-    "torch": Format(".pt2", (), _write_torch, _open_torch),
+    "torch": Format(".pt2", (), _write_torch, lambda path: torch.export.load(path).module()),
     "safetensors": Format(".safetensors", ("safetensors",), _write_safetensors, _open_safetensors),
 }

@@ -16,6 +16,7 @@ from lit_cifar.evaluation.metrics import percent
 from lit_cifar.report import tables
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import keep_freed_memory
+from lit_cifar.training.step import torch_threads
 
 GUESSES = 3  # the predicted class and two runners-up
 ON_THE_SHEET = 32
@@ -32,12 +33,8 @@ def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[lis
             probabilities = classifier.predict(to_tensor(decoded.pixels))
         return decoded.read, probabilities, decoded.unread
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # each thread predicts on its core: a network on all, next to decoding, is half as fast
-    try:
+    with torch_threads(1):  # each thread predicts on its core: a network on all, next to decoding, is half as fast
         parts = decode_files(files, "any", f"Predicting {tables.plural(len(files), 'picture')}", predict)
-    finally:
-        torch.set_num_threads(threads)
     read = [path for paths, _, _ in parts for path in paths]
     unread = [sentence for _, _, sentences in parts for sentence in sentences]
     return read, torch.cat([torch.empty(0, len(classifier.classes)), *(values for _, values, _ in parts)]), unread

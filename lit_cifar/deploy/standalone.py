@@ -32,10 +32,8 @@ class Standalone(nn.Module):
     def __init__(self, net: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.net = net
-        scale = torch.tensor([1 / (255 * s) for s in std])
-        shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
-        self.register_buffer("scale", scale[:, None, None])
-        self.register_buffer("shift", shift[:, None, None])
+        self.register_buffer("scale", torch.tensor([1 / (255 * s) for s in std])[:, None, None])
+        self.register_buffer("shift", torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])[:, None, None])
         self.eval()
 
     def forward(self, pictures: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from playwright.sync_api import Page, Route, expect
 from serving import classifier_of, picture, serving
 from test_demo_page import give
 
-from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.looking import Gallery
 from lit_cifar.deploy.demo.server import BUSY, make_app
 from lit_cifar.nets.tutorial import Net
 

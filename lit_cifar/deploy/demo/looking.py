@@ -1,18 +1,20 @@
-"""What a network makes of a picture: probabilities, and where it looked.
-
-The map of where it looked is Grad-CAM (arXiv 1610.02391), computed by captum on the last convolution of any network.
-"""
+"""What the page shows: of a picture, probabilities and where the network looked; and a gallery of test images."""
 
 import io
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.modules.module import register_module_forward_hook
 
 from lit_cifar.data.image_files import opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
+from lit_cifar.data.sources import holds_images, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -22,7 +24,8 @@ SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera'
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 NAMED = "PNG, JPEG, WEBP, GIF or BMP"
 ENLARGED = 8  # times
-GREYED = 0.15  # how much of a picture shows through the grey where the network did not look
+GREYED = 0.15  # of a picture shows where the network did not look; any eye sees grey, on dark and light pictures
+SHOWN = 1000  # images of the gallery, drawn by lot from all test images
 
 
 def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
@@ -66,7 +69,7 @@ def decode(content: bytes | bytearray) -> Tensor:
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
     """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, 32, 32]` speaks for the class `label`.
 
-    It has the resolution of the network's last convolution. None if the network has no convolution.
+    This is Grad-CAM (arXiv 1610.02391) on the last convolution, whose resolution it has. None if there is none.
     """
     from captum.attr import LayerGradCam
 
@@ -90,22 +93,43 @@ def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
         if isinstance(layer, nn.Conv2d) and output.shape[-2:].numel() > 1:
             ran.append(layer)
 
-    hooks = [layer.register_forward_hook(note) for layer in net.modules() if isinstance(layer, nn.Conv2d)]
-    try:
+    with register_module_forward_hook(note):
         net(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return ran[-1] if ran else None
 
 
 def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
-    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0.
-
-    Fading to grey is visible to any eye, on dark and light pictures alike.
-    """
+    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0."""
     large = pixels.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
     if looked is None:
         return large
     clear = F.interpolate(looked[None, None].sqrt(), large.shape[1:], mode="bilinear", align_corners=False)[0]
     return (128 + (large.float() - 128) * (GREYED + (1 - GREYED) * clear)).round().byte()
+
+
+class Gallery(NamedTuple):
+    """Test images, uint8 `[N, 3, 32, 32]`, with their labels and predictions, int64 `[N]`."""
+
+    title: str
+    images: Tensor
+    labels: Tensor
+    predicted: Tensor
+
+
+def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
+    """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
+    assert classifier.card is not None  # it was loaded
+    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
+    test = open_images(root, "real" if there and not drawn else "drawn").test  # no download
+    if test.classes != classifier.classes:
+        return None, f"No gallery: the test images in {root} have other classes than the network."
+    note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
+    if drawn:
+        note = "The gallery shows synthetic images, on which this network was trained."
+    total = len(test.labels)
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
+    console = Console(stderr=True)
+    parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
+    predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])
+    title = f"{len(chosen):,} of {total:,} test images" if len(chosen) < total else "Test images"
+    return Gallery(title, test.images[chosen], test.labels[chosen], predicted), note

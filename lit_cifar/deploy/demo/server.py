@@ -11,7 +11,6 @@ import asyncio
 import socket
 import traceback
 from collections.abc import Sequence
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,8 +28,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from lit_cifar.data.pictures import png
-from lit_cifar.deploy.demo.gallery import Gallery
-from lit_cifar.deploy.demo.looking import NAMED, look
+from lit_cifar.deploy.demo.looking import NAMED, Gallery, look
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.training.classifier import LitClassifier
 
@@ -39,23 +37,15 @@ HELD = 600 * 2**20  # bytes of all pictures that are arriving or waiting
 SECONDS = 30  # for a picture to arrive
 CONNECTIONS = 200  # at once, idle ones included; uvicorn answers more with status 503
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-}
 BUSY = "The server is busy. Try again in a moment."
-HEADERS = [
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),  # the next server at this address may show other images
-]
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",  # the next server at this address may show other images
+}
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -69,11 +59,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise UsageError("address-unavailable", sentence) from error
 
 
-def is_local(listener: socket.socket) -> bool:
-    """Returns whether only this machine reaches the socket."""
-    return ip_address(listener.getsockname()[0]).is_loopback
-
-
 def serving(app: Starlette) -> uvicorn.Config:
     """Returns how uvicorn serves the page."""
     return uvicorn.Config(
@@ -81,7 +66,7 @@ def serving(app: Starlette) -> uvicorn.Config:
         http="h11",  # the only one whose request heads are limited
         ws="none",
         lifespan="off",
-        headers=HEADERS,
+        headers=[*HEADERS.items()],
         server_header=False,
         log_config=None,
         log_level="critical",  # what goes wrong in the app is printed by `_fail`
@@ -113,7 +98,10 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
     async def predict(request: Request) -> Response:
         nonlocal held
-        _check_kind(request.headers)
+        kind = request.headers.get("content-type", "image/").lower()
+        if not kind.startswith(("image/", "application/octet-stream")):
+            raise HTTPException(415, f"This is not a picture. Send {NAMED}.")
+        _check_size(int(request.headers.get("content-length", 0)))
         content = bytearray()
         try:
             with anyio.fail_after(SECONDS):
@@ -128,8 +116,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
                     raise ClientDisconnect
                 return JSONResponse(await run_in_threadpool(look, classifier, content))
         except TimeoutError:
-            sentence = f"The picture did not arrive within {SECONDS} seconds. Send it again."
-            return _error(sentence, 408, {"Connection": "close"})
+            return _error(f"No whole picture in {SECONDS} seconds. Send it again.", 408, {"Connection": "close"})
         except ClientDisconnect:
             return Response(status_code=400)  # nobody is there to read it
         finally:
@@ -137,7 +124,9 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
 
     return Starlette(
         routes=[
-            *(Route(path, _file(*file), methods=["GET"]) for path, file in FILES.items()),
+            _page("/", "index.html", "text/html"),
+            _page("/page.css", "page.css", "text/css"),
+            _page("/page.js", "page.js", "text/javascript"),
             Route("/about", JSONResponse(about), methods=["GET"]),
             Route("/images/{index:int}.png", image),
             Route("/predict", predict, methods=["POST"]),
@@ -187,15 +176,9 @@ async def _fail(_: Request, error: Exception) -> Response:
     return _error("The server failed. Its terminal shows why.", 500)
 
 
-def _file(name: str, kind: str) -> Response:
-    return Response((Path(__file__).parent / "page" / name).read_bytes(), media_type=kind)
-
-
-def _check_kind(headers: Headers) -> None:
-    kind = headers.get("content-type", "image/").lower()
-    if not kind.startswith(("image/", "application/octet-stream")):
-        raise HTTPException(415, f"This is not a picture. Send {NAMED}.")
-    _check_size(int(headers.get("content-length", 0)))
+def _page(path: str, name: str, kind: str) -> Route:
+    content = (Path(__file__).parent / "page" / name).read_bytes()
+    return Route(path, Response(content, media_type=kind), methods=["GET"])
 
 
 def _check_size(size: int) -> None:
