@@ -1,7 +1,6 @@
 """One picture file to 32×32 RGB, by Pillow alone, so that a process that only decodes starts in 0.05 s.
 
-The whole picture is scaled to 32×32: its proportions change, nothing is cut off. A picture that is too large is refused
-by its header, before any of it is decoded.
+Proportions change, nothing is cut off. A picture that is too large is refused by its header, before it is decoded.
 """
 
 import io
@@ -10,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -40,10 +39,7 @@ class Decoded(NamedTuple):
 
 
 def read_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Returns 32×32 RGB of a file in one of these formats of Pillow's, or raises UserError; None allows all formats.
-
-    Of an animation, it is the first frame.
-    """
+    """Returns 32×32 RGB of a file (of an animation, its first frame) in one of these formats, or raises UserError."""
     with opened_file(path, formats) as picture:
         return squeezed(picture)
 
@@ -126,12 +122,9 @@ def formats() -> tuple[str, ...]:
 
 
 def _identified(file: IO[bytes], names: tuple[str, ...] | None) -> Image.Image:
-    if names is not None:
-        return Image.open(file, formats=names)
-    try:
-        return Image.open(file, formats=COMMON_FORMATS)
-    except UnidentifiedImageError:  # Pillow's forty other readers take 0.05 s to import
-        return Image.open(file, formats=formats())
+    with suppress(UnidentifiedImageError):
+        return Image.open(file, formats=names or COMMON_FORMATS)
+    return Image.open(file, formats=names or formats())  # Pillow's forty other readers take 0.05 s to import
 
 
 def decode(reader: str, paths: Sequence[Path]) -> Decoded:
@@ -146,18 +139,13 @@ def decode(reader: str, paths: Sequence[Path]) -> Decoded:
     return Decoded(read, b"".join(pixels), unread)
 
 
-def serve(reader: str) -> None:
-    """Decodes for another process: a JSON list of paths per line on stdin, on stdout `[read, unread]`, then pixels."""
+if __name__ == "__main__":  # for another process: a JSON list of paths a line in; `[read, unread]`, then pixels out
     warnings.filterwarnings("ignore")  # about metadata, and sizes that are refused anyway
     try:
         for line in sys.stdin.buffer:
-            decoded = decode(reader, [Path(name) for name in json.loads(line)])
+            decoded = decode(sys.argv[1], [Path(name) for name in json.loads(line)])
             head = json.dumps([[str(path) for path in decoded.read], decoded.unread])
             sys.stdout.buffer.write(head.encode() + b"\n" + decoded.pixels)
             sys.stdout.buffer.flush()
     except BrokenPipeError:
         os._exit(1)  # the other process is gone; a normal exit would fail at flushing stdout
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
