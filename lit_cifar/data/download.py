@@ -58,11 +58,7 @@ class _SlowError(_MirrorError):
 
 def md5_of(path: Path) -> str:
     """Returns the MD5 of a file, in hexadecimal."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            md5.update(chunk)
-    return md5.hexdigest()
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def download(
@@ -108,11 +104,8 @@ def download(
             while file.tell() < archive.size:
                 if not queue:
                     causes = "; ".join(reasons.values()) or "no mirror was given"
-                    raise DownloadError(
-                        "download-failed",
-                        f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, give another"
-                        " mirror with --data.mirrors URL, or use synthetic images with --data.dataset drawn",
-                    )
+                    remedy = f"put {archive.name} into {root}, or use another --data.mirrors or --data.dataset drawn"
+                    raise DownloadError("download-failed", f"CIFAR-10 could not be downloaded ({causes}); {remedy}")
                 url, begun = queue.popleft(), file.tell()
                 rate = stall_rate if set(queue) - reasons.keys() else 0  # be patient if no mirror is untried
                 host = ADDRESS.sub(r"\1", url)

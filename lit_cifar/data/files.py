@@ -31,12 +31,9 @@ def write_whole(path: Path, content: str | bytes, flag: str = RUNS_FLAG) -> Path
 
 @contextmanager
 def whole(path: Path, size: int, flag: str = RUNS_FLAG) -> Iterator[Path]:
-    """Gives a path in a folder of its own to write to. At the end, all files in that folder move to their places.
+    """Gives a path in a folder of its own to write to. At the end, all files in that folder move next to `path`.
 
-    Args:
-        path: Where the file belongs. Files written next to the other path move next to this one.
-        size: Bytes that they need together, at least.
-        flag: The flag that names another place to write to, for the UserError if they can't be written.
+    If they can't be written, the UserError names `flag`, and `size`, the bytes that they need together, at least.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

@@ -4,8 +4,8 @@ Proportions change, nothing is cut off. A picture that is too large is refused b
 """
 
 import io
-import json
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -139,13 +139,11 @@ def decode(reader: str, paths: Sequence[Path]) -> Decoded:
     return Decoded(read, b"".join(pixels), unread)
 
 
-if __name__ == "__main__":  # for another process: a JSON list of paths a line in; `[read, unread]`, then pixels out
+if __name__ == "__main__":  # decodes for another process: pickled lists of paths in, the pickled fields of Decoded out
     warnings.filterwarnings("ignore")  # about metadata, and sizes that are refused anyway
     try:
-        for line in sys.stdin.buffer:
-            decoded = decode(sys.argv[1], [Path(name) for name in json.loads(line)])
-            head = json.dumps([[str(path) for path in decoded.read], decoded.unread])
-            sys.stdout.buffer.write(head.encode() + b"\n" + decoded.pixels)
+        while True:
+            pickle.dump(tuple(decode(sys.argv[1], pickle.load(sys.stdin.buffer))), sys.stdout.buffer)
             sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os._exit(1)  # the other process is gone; a normal exit would fail at flushing stdout
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # the other process is done or gone; a normal exit might fail at flushing stdout

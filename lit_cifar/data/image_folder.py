@@ -101,19 +101,17 @@ def _list(root: Path, split: str) -> Listing:
                             stat = file.stat()
                             listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
     if not listing:
-        sentence = f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/"
-        raise UsageError("data-missing", sentence)
+        raise UsageError("data-missing", f"{root / split} has no images; put PNG or JPEG files into its <class>/")
     return sorted(listing)
 
 
 def _classes(root: Path, listings: dict[str, Listing]) -> list[str]:
     train, test = ({Path(name).parent.name for name, _, _ in listings[split]} for split in ("train", "test"))
-    for here, there, missing in (("train", "test", train - test), ("test", "train", test - train)):
-        if missing:
-            name = min(missing)
-            remedy = f"add some to {root / there / name}, or remove {root / here / name}"
-            sentence = f"class {name!r} has images in {root / here} but none in {root / there}; {remedy}"
-            raise UsageError("data-missing", sentence)
+    if unpaired := train ^ test:
+        name = min(unpaired)
+        here, there = ("train", "test") if name in train else ("test", "train")
+        fault = f"class {name!r} has images in {root / here} but none in {root / there}"
+        raise UsageError("data-missing", f"{fault}; add some, or remove {root / here / name}")
     return sorted(train)
 
 

@@ -7,8 +7,8 @@ when its input does, however the program that started it ended. (ProcessPoolExec
 
 import base64
 import io
-import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
@@ -34,7 +34,6 @@ from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
 MANY = 1000  # number of files from which on starting processes pays
-PICTURE_BYTES = SIDE * SIDE * 3
 
 Picture = Image.Image | np.ndarray | Tensor
 """What `to_pixels` takes."""
@@ -99,7 +98,7 @@ def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[
 
 def to_tensor(pixels: bytes) -> Tensor:
     """Returns `Decoded.pixels` as uint8 `[N, 3, 32, 32]`."""
-    array = np.ndarray((len(pixels) // PICTURE_BYTES, SIDE, SIDE, 3), np.uint8, bytearray(pixels))
+    array = np.frombuffer(bytearray(pixels), np.uint8).reshape(-1, SIDE, SIDE, 3)
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
@@ -175,19 +174,15 @@ def _decoders(reader: str, cores: int, files: int) -> Iterator[Callable[[Sequenc
         process = free.get()
         assert process.stdin is not None and process.stdout is not None
         try:
-            process.stdin.write(json.dumps([str(path) for path in paths]).encode() + b"\n")
+            pickle.dump(paths, process.stdin)
             process.stdin.flush()
-            read, unread = json.loads(process.stdout.readline())
-            pixels = process.stdout.read(len(read) * PICTURE_BYTES)
-            if len(pixels) == len(read) * PICTURE_BYTES:
-                return Decoded([Path(name) for name in read], pixels, unread)
-        except (OSError, ValueError):
-            pass  # the process is gone
+            return Decoded(*pickle.load(process.stdout))
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
+            remedy = "if the memory was full, close other programs or use fewer pictures"
+            raise UserError("process-lost", f"{lost}; {remedy}") from error
         finally:
             free.put(process)
-        lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
-        remedy = "if the memory was full, close other programs or use fewer pictures"
-        raise UserError("process-lost", f"{lost}; {remedy}")
 
     with ExitStack() as stack:
         for _ in range(cores):
