@@ -88,9 +88,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def images(self) -> Images:
         """The data set, opened at the first use, and downloaded if necessary.
 
-        Raises:
-            UsageError: There are no images, or no more than `val_size`.
-            UserError: The images can't be downloaded or read.
+        Raises UsageError if there are no images or no more than `val_size`, UserError if they can't be read.
         """
         images = open_images(self.root, self.dataset, self.mirrors)
         total = len(images.train.labels)

@@ -49,9 +49,7 @@ def lock(root: Path) -> Iterator[None]:
 def load_folder(root: Path) -> tuple[ImageSet, ImageSet]:
     """Returns the training and the test images of a folder of pictures, scaled to 32×32, from the cache if up to date.
 
-    Raises:
-        UsageError: The folder lacks images, a split or a class.
-        UserError: A picture can't be decoded.
+    Raises UsageError if the folder lacks images, a split or a class, and UserError if a picture can't be decoded.
     """
     listings = {split: _list(root, split) for split in ("train", "test")}
     classes = _classes(root, listings)

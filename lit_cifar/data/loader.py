@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from lit_cifar.data.augmentation import Augmentation
-from lit_cifar.data.image_set import ImageSet, share
+from lit_cifar.data.image_set import ImageSet
 
 CHUNK = 512  # images prepared at once: float32, they take 6 MB and stay in cache
 
@@ -103,7 +103,7 @@ class BatchLoader:
         per_chunk = max(1, CHUNK // size)
         for start in range(first, len(self), per_chunk):
             batches = order[start * size : (start + per_chunk) * size].split(size)
-            shares = [batch[share(len(batch), self.rank, self.world_size)] for batch in batches]
+            shares = [batch.tensor_split(self.world_size)[self.rank] for batch in batches]
             sizes = [len(indices) for indices in shares]
             images, labels = self.take(torch.cat(shares))
             for i, batch in enumerate(zip(images.split(sizes), labels.split(sizes), strict=True)):

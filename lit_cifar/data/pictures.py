@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -36,7 +36,6 @@ FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
 MANY = 1000  # number of files from which on starting processes pays
 
 Picture = Image.Image | np.ndarray | Tensor
-"""What `to_pixels` takes."""
 T = TypeVar("T")
 
 
@@ -45,8 +44,7 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
 
     Folders are searched recursively for the suffixes that Pillow knows, except for hidden files and for `written`.
 
-    Raises:
-        UsageError: A path or pattern names nothing, or a folder without pictures.
+    A path or pattern that names nothing, or a folder without pictures, raises UsageError.
     """
     found: list[Path] = []
     unread: list[str] = []
@@ -76,24 +74,35 @@ def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[
     """Decodes files in parts, and returns what `use` returns for each: of the index of its first file, and the part.
 
     `use` runs in threads, one more than there are cores, since some wait until a part is decoded. If stderr is a
-    terminal, it shows a progress bar with a title.
-
-    Raises:
-        UserError: A process that decodes died, or `use` raised it.
+    terminal, it shows a progress bar with this title. Raises UserError if a process that decodes dies.
     """
     cores = os.cpu_count() or 1
     each = max(1, min(FILES_PER_PART, len(files) // (4 * cores)))  # a few large photographs keep all cores busy too
     starts = range(0, len(files), each)
     console = Console(stderr=True)
-    with _decoders(reader, cores, len(files)) as decode_part, warnings.catch_warnings():
+    decode_part = partial(decode, reader)
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and sizes that are refused anyway
+        if len(files) >= MANY:
+            free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+            decode_part = partial(_decode_in, free)
+            for _ in range(cores):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", image_files.__name__, reader],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
+                    start_new_session=True,  # so that Ctrl-C does not reach it
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
+                )
+                stack.callback(process.communicate)
+                stack.callback(process.kill)
+                free.put(process)
         pool = ThreadPoolExecutor(cores + 1)
-        try:
-            used = pool.map(lambda start: use(start, decode_part(files[start : start + each])), starts)
-            quiet = not console.is_terminal
-            return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the other parts
+        stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for the other parts
+        used = pool.map(lambda start: use(start, decode_part(files[start : start + each])), starts)
+        quiet = not console.is_terminal
+        return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
 
 
 def to_tensor(pixels: bytes) -> Tensor:
@@ -162,42 +171,20 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-@contextmanager
-def _decoders(reader: str, cores: int, files: int) -> Iterator[Callable[[Sequence[Path]], Decoded]]:
-    """Gives a function that decodes files, if they are many in one of as many processes as there are cores."""
-    if files < MANY:
-        yield partial(decode, reader)
-        return
-    free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-
-    def decode_part(paths: Sequence[Path]) -> Decoded:
-        process = free.get()
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            pickle.dump(paths, process.stdin)
-            process.stdin.flush()
-            return Decoded(*pickle.load(process.stdout))
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
-            lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
-            remedy = "if the memory was full, close other programs or use fewer pictures"
-            raise UserError("process-lost", f"{lost}; {remedy}") from error
-        finally:
-            free.put(process)
-
-    with ExitStack() as stack:
-        for _ in range(cores):
-            process = subprocess.Popen(
-                [sys.executable, "-m", image_files.__name__, reader],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
-                start_new_session=True,  # so that Ctrl-C does not reach it
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
-            )
-            stack.callback(process.communicate)
-            stack.callback(process.kill)
-            free.put(process)
-        yield decode_part
+def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], paths: Sequence[Path]) -> Decoded:
+    """Decodes files in one of the processes that are free."""
+    process = free.get()
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        pickle.dump(paths, process.stdin)
+        process.stdin.flush()
+        return Decoded(*pickle.load(process.stdout))
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
+        remedy = "if the memory was full, close other programs or use fewer pictures"
+        raise UserError("process-lost", f"{lost}; {remedy}") from error
+    finally:
+        free.put(process)
 
 
 def _search(folder: Path, written: Path, failed: list[OSError]) -> Iterator[Path]:
