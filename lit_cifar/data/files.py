@@ -63,10 +63,6 @@ def unwritable(path: Path, error: OSError, size: int | None = None, flag: str = 
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return UserError("not-writable", f"{path} can't be written ({why}); fix that, {elsewhere}")
     folder = next(parent for parent in path.parents if parent.exists())
-    room = _kilobytes(shutil.disk_usage(folder).free)
-    needs = f"{path.name} needs {_kilobytes(size)}, and {room} are free" if size else f"{room} are free for {path.name}"
-    return UserError("disk-full", f"{path.parent} is full ({why}): {needs}; make room there, {elsewhere}")
-
-
-def _kilobytes(size: int) -> str:
-    return f"{-(-size // 1000):,} kB"
+    free = f"{shutil.disk_usage(folder).free // 1000:,} kB are free for {path.name}"
+    needs = f", which needs {-(-size // 1000):,} kB" if size else ""
+    return UserError("disk-full", f"{path.parent} is full ({why}): {free}{needs}; make room there, {elsewhere}")

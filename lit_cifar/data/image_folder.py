@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from lit_cifar.data.image_files import SIDE, Decoded
+from lit_cifar.data.image_files import COMMON_FORMATS, SIDE, Decoded
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.pictures import decode_files, to_tensor
 from lit_cifar.errors import UsageError, UserError
@@ -76,7 +76,7 @@ def _decode_all(root: Path, listings: dict[str, Listing], classes: list[str]) ->
             raise UserError("picture-unreadable", decoded.unread[0])
         images[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
 
-    decode_files(files, "png or jpeg", f"Decoding {len(files):,} pictures", store)
+    decode_files(files, COMMON_FORMATS, f"Decoding {len(files):,} pictures", store)
     labels = np.array([classes.index(file.parent.name) for file in files], dtype=np.int64)
     train = len(listings["train"])
     parts = images[:train].numpy(), labels[:train], images[train:].numpy(), labels[train:]
@@ -93,11 +93,10 @@ def _list(root: Path, split: str) -> Listing:
             if folder.is_dir() and not folder.name.startswith("."):
                 if folder.name.encode(errors="replace").decode() != folder.name:  # TensorBoard takes nothing else
                     raise UsageError("name-not-unicode", f"{folder.path} has a name that is not UTF-8; rename it")
-                with os.scandir(folder) as files:
-                    for file in files:
-                        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
-                            stat = file.stat()
-                            listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
+                for file in os.scandir(folder):
+                    if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
+                        stat = file.stat()
+                        listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
     if not listing:
         raise UsageError("data-missing", f"{root / split} has no images; put PNG or JPEG files into its <class>/")
     return sorted(listing)

@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data import image_files
-from lit_cifar.data.image_files import SIDE, Decoded, decode, formats, opened_file, rgb, squeezed
+from lit_cifar.data.image_files import SIDE, Decoded, Formats, decode, known_formats, opened_file, rgb, squeezed
 from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
@@ -70,7 +70,7 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
     return list(dict.fromkeys(found)), unread
 
 
-def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
+def decode_files(files: Sequence[Path], formats: Formats, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
     """Decodes files in parts, and returns what `use` returns for each: of the index of its first file, and the part.
 
     `use` runs in threads, one more than there are cores, since some wait until a part is decoded. If stderr is a
@@ -80,15 +80,15 @@ def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[
     each = max(1, min(FILES_PER_PART, len(files) // (4 * cores)))  # a few large photographs keep all cores busy too
     starts = range(0, len(files), each)
     console = Console(stderr=True)
-    decode_part = partial(decode, reader)
+    decode_part = partial(decode, formats)
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and sizes that are refused anyway
         if len(files) >= MANY:
             free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-            decode_part = partial(_decode_in, free)
+            decode_part = partial(_decode_in, free, formats)
             for _ in range(cores):
                 process = subprocess.Popen(
-                    [sys.executable, "-m", image_files.__name__, reader],
+                    [sys.executable, "-m", image_files.__name__],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
@@ -171,12 +171,12 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], paths: Sequence[Path]) -> Decoded:
+def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], formats: Formats, paths: Sequence[Path]) -> Decoded:
     """Decodes files in one of the processes that are free."""
     process = free.get()
     assert process.stdin is not None and process.stdout is not None
     try:
-        pickle.dump(paths, process.stdin)
+        pickle.dump((formats, paths), process.stdin)
         process.stdin.flush()
         return Decoded(*pickle.load(process.stdout))
     except (OSError, EOFError, pickle.UnpicklingError) as error:
@@ -189,7 +189,7 @@ def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], paths: Sequence[Path]
 
 def _search(folder: Path, written: Path, failed: list[OSError]) -> Iterator[Path]:
     """Yields pictures by their suffixes, sorted. Unlike Path.rglob, os.walk reports folders that it can't open."""
-    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
+    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in known_formats())
     for parent, folders, files in os.walk(folder, onerror=failed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):

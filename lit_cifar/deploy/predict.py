@@ -35,7 +35,7 @@ def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[lis
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # each thread predicts on its core: a network on all, next to decoding, is half as fast
     try:
-        parts = decode_files(files, "any", f"Predicting {tables.plural(len(files), 'picture')}", predict)
+        parts = decode_files(files, None, f"Predicting {tables.plural(len(files), 'picture')}", predict)
     finally:
         torch.set_num_threads(threads)
     read = [path for paths, _, _ in parts for path in paths]
