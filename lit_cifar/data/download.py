@@ -1,8 +1,8 @@
 """Downloads an archive from the first mirror that delivers it: complete and checked, or not at all.
 
 What has arrived is kept in a file with the ending .part, and the next attempt continues there, on any mirror and in any
-process. Only a file of the right size and MD5 gets its final name. A mirror slower than 100 kB/s (half an hour for
-CIFAR-10) is left while another is untried, and used again if the others fail. torch is not imported here.
+process. A mirror slower than 100 kB/s (half an hour for CIFAR-10) is left while another is untried, and used again if
+the others fail. torch is not imported here.
 """
 
 import errno

@@ -1,8 +1,7 @@
 """A folder of pictures, decoded once into a cache next to them.
 
 PNG and JPEG files in `train/<class>/` and `test/<class>/` become uint8 arrays in `lit_cifar_cache.npz`, which opens in
-under a second and has a CRC-32 of every array (zip's own). The cache is rebuilt if a CRC, or the name, size or
-modification time of a picture differs.
+under a second. It is rebuilt if a CRC-32 (zip's own), or the name, size or modification time of a picture differs.
 """
 
 import hashlib

@@ -1,9 +1,8 @@
 """BatchLoader: which images, in what order, on which device.
 
-Batches are made with tensor operations from images that are on the device as bytes. The order of an epoch depends on
-(seed, epoch) alone, and `batch_size` is the whole batch, of which each process takes a share, so a step trains on the
-same images on any number of processes. Small batches are cut from chunks of 512 images: augmenting a batch of 4 this
-way takes 0.03 ms, a tenth of the time it takes by itself.
+The order of an epoch depends on (seed, epoch) alone, and each process takes a share of each batch, so a step trains on
+the same images on any number of processes. Small batches are cut from chunks of 512 images: augmenting a batch of 4
+this way takes 0.03 ms, a tenth of the time it takes by itself.
 """
 
 from collections.abc import Iterator, Sequence
