@@ -13,7 +13,6 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy
 
 from lit_cifar import LitClassifier
-from lit_cifar.data.image_set import share as share_of_rank
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.recorded import RecordedStep
@@ -28,9 +27,8 @@ def batch_of(images: int) -> tuple[Tensor, Tensor]:
 
 
 def shares_of(images: int, processes: int) -> list[tuple[Tensor, Tensor]]:
-    whole = batch_of(images)
-    parts = [share_of_rank(images, rank, processes) for rank in range(processes)]
-    return [(whole[0][part], whole[1][part]) for part in parts]
+    pixels, labels = batch_of(images)
+    return list(zip(pixels.tensor_split(processes), labels.tensor_split(processes), strict=True))
 
 
 def net_of_seed() -> Net:

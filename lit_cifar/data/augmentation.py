@@ -1,8 +1,7 @@
 """Random flips, crops, cutouts and jitter, on whole batches.
 
 What is done to an image depends on (seed, epoch, index of the image) alone: random numbers are hashes of these three,
-not taken from a generator with a state. So the device, the batch and interruptions make no difference. There is no
-Python work per image.
+not taken from a generator with a state. So the device, the batch and interruptions make no difference.
 """
 
 from collections.abc import Callable, Sequence

@@ -44,8 +44,7 @@ TEST_BATCHES = {"test_batch": "40351d587109b95175f43aff81a1287e"}
 def prepare(root: Path, mirrors: Sequence[str]) -> None:
     """Unpacks all batches of the archive in `root` or none, after downloading it if it is missing.
 
-    Raises:
-        UserError: The archive is damaged, can't be downloaded, or `root` can't be written to.
+    Raises UserError if the archive is damaged or can't be downloaded, or if `root` can't be written to.
     """
     archive = root / ARCHIVE.name
     if not archive.exists():
@@ -106,8 +105,7 @@ def _load(folder: Path, batches: dict[str, str]) -> ImageSet:
             batch = _BatchUnpickler(io.BytesIO(data), encoding="latin1").load()
         except (FileNotFoundError, pickle.UnpicklingError) as error:
             fault = "is missing" if isinstance(error, OSError) else f"is not the published file: {error}"
-            remedy = f"delete {folder} and run again to restore it"
-            raise UserError("data-damaged", f"{folder / name} {fault}; {remedy}") from error
+            raise UserError("data-damaged", f"{folder / name} {fault}; delete {folder} and run again") from error
         images.append(torch.from_numpy(batch["data"].copy()).view(-1, 3, 32, 32))
         labels += batch["labels"]
     return ImageSet(torch.cat(images), torch.tensor(labels), CIFAR10_CLASSES)

@@ -70,14 +70,10 @@ class CIFAR10DataModule(pl.LightningDataModule):
         _require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
         _require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
         _require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
-        _require(
-            len(mean) == 3 and all(abs(value) <= LARGEST for value in mean),
-            f"--data.mean {list(mean)} must have three finite values, for red, green and blue",
-        )
-        _require(
-            len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std),
-            f"--data.std {list(std)} must have three finite values above 0, for red, green and blue",
-        )
+        fine = len(mean) == 3 and all(abs(value) <= LARGEST for value in mean)
+        _require(fine, f"--data.mean {list(mean)} must have three finite values, for red, green and blue")
+        fine = len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std)
+        _require(fine, f"--data.std {list(std)} must have three finite values above 0, for red, green and blue")
         self.root = Path(root).expanduser()
         self.dataset: Dataset = dataset
         self.batch_size = batch_size
@@ -92,9 +88,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def images(self) -> Images:
         """The data set, opened at the first use, and downloaded if necessary.
 
-        Raises:
-            UsageError: There are no images, or no more than `val_size`.
-            UserError: The images can't be downloaded or read.
+        Raises UsageError if there are no images or no more than `val_size`, UserError if they can't be read.
         """
         images = open_images(self.root, self.dataset, self.mirrors)
         total = len(images.train.labels)

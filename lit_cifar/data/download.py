@@ -1,8 +1,8 @@
 """Downloads an archive from the first mirror that delivers it: complete and checked, or not at all.
 
 What has arrived is kept in a file with the ending .part, and the next attempt continues there, on any mirror and in any
-process. Only a file of the right size and MD5 gets its final name. A mirror slower than 100 kB/s (half an hour for
-CIFAR-10) is left while another is untried, and used again if the others fail. torch is not imported here.
+process. A mirror slower than 100 kB/s (half an hour for CIFAR-10) is left while another is untried, and used again if
+the others fail. torch is not imported here.
 """
 
 import errno
@@ -58,11 +58,7 @@ class _SlowError(_MirrorError):
 
 def md5_of(path: Path) -> str:
     """Returns the MD5 of a file, in hexadecimal."""
-    md5 = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            md5.update(chunk)
-    return md5.hexdigest()
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def download(
@@ -108,11 +104,8 @@ def download(
             while file.tell() < archive.size:
                 if not queue:
                     causes = "; ".join(reasons.values()) or "no mirror was given"
-                    raise DownloadError(
-                        "download-failed",
-                        f"CIFAR-10 could not be downloaded ({causes}); put {archive.name} into {root}, give another"
-                        " mirror with --data.mirrors URL, or use synthetic images with --data.dataset drawn",
-                    )
+                    remedy = f"put {archive.name} into {root}, or use another --data.mirrors or --data.dataset drawn"
+                    raise DownloadError("download-failed", f"CIFAR-10 could not be downloaded ({causes}); {remedy}")
                 url, begun = queue.popleft(), file.tell()
                 rate = stall_rate if set(queue) - reasons.keys() else 0  # be patient if no mirror is untried
                 host = ADDRESS.sub(r"\1", url)

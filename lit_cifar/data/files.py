@@ -31,12 +31,9 @@ def write_whole(path: Path, content: str | bytes, flag: str = RUNS_FLAG) -> Path
 
 @contextmanager
 def whole(path: Path, size: int, flag: str = RUNS_FLAG) -> Iterator[Path]:
-    """Gives a path in a folder of its own to write to. At the end, all files in that folder move to their places.
+    """Gives a path in a folder of its own to write to. At the end, all files in that folder move next to `path`.
 
-    Args:
-        path: Where the file belongs. Files written next to the other path move next to this one.
-        size: Bytes that they need together, at least.
-        flag: The flag that names another place to write to, for the UserError if they can't be written.
+    If they can't be written, the UserError names `flag`, and `size`, the bytes that they need together, at least.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -66,10 +63,6 @@ def unwritable(path: Path, error: OSError, size: int | None = None, flag: str = 
     if error.errno not in (errno.ENOSPC, errno.EDQUOT):
         return UserError("not-writable", f"{path} can't be written ({why}); fix that, {elsewhere}")
     folder = next(parent for parent in path.parents if parent.exists())
-    room = _kilobytes(shutil.disk_usage(folder).free)
-    needs = f"{path.name} needs {_kilobytes(size)}, and {room} are free" if size else f"{room} are free for {path.name}"
-    return UserError("disk-full", f"{path.parent} is full ({why}): {needs}; make room there, {elsewhere}")
-
-
-def _kilobytes(size: int) -> str:
-    return f"{-(-size // 1000):,} kB"
+    free = f"{shutil.disk_usage(folder).free // 1000:,} kB are free for {path.name}"
+    needs = f", which needs {-(-size // 1000):,} kB" if size else ""
+    return UserError("disk-full", f"{path.parent} is full ({why}): {free}{needs}; make room there, {elsewhere}")

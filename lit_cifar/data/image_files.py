@@ -1,16 +1,15 @@
 """One picture file to 32×32 RGB, by Pillow alone, so that a process that only decodes starts in 0.05 s.
 
-The whole picture is scaled to 32×32: its proportions change, nothing is cut off. A picture that is too large is refused
-by its header, before any of it is decoded.
+Proportions change, nothing is cut off. A picture that is too large is refused by its header, before it is decoded.
 """
 
 import io
-import json
 import os
+import pickle
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -19,10 +18,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lit_cifar.errors import UserError
 
+Formats = tuple[str, ...] | None  # Pillow's names of formats to read; None for all
 SIDE = 32
 COMMON_FORMATS = ("JPEG", "PNG")
-READERS: dict[str, tuple[str, ...] | None] = {"any": None, "png or jpeg": COMMON_FORMATS}
-"""Formats that `decode` reads, by its argument `reader`."""
 MAX_PIXELS = 2**30 // 12  # of one picture, 256 MiB: where Pillow begins to warn of decompression bombs
 BUFFER = 2**16  # bytes; one read for a small file, so threads seldom wait for Python's lock: 1.4 times as fast
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # known to Pillow; EPS would start Ghostscript
@@ -39,18 +37,15 @@ class Decoded(NamedTuple):
     unread: list[str]
 
 
-def read_picture(path: Path, formats: tuple[str, ...] | None = None) -> Image.Image:
-    """Returns 32×32 RGB of a file in one of these formats of Pillow's, or raises UserError; None allows all formats.
-
-    Of an animation, it is the first frame.
-    """
+def read_picture(path: Path, formats: Formats = None) -> Image.Image:
+    """Returns 32×32 RGB of a file (of an animation, its first frame) in one of these formats, or raises UserError."""
     with opened_file(path, formats) as picture:
         return squeezed(picture)
 
 
 @contextmanager
-def opened(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Iterator[Image.Image]:
-    """Opens the picture in a file or in memory, for decoding inside the `with`. None allows all formats.
+def opened(source: Path | io.BytesIO, formats: Formats) -> Iterator[Image.Image]:
+    """Opens the picture in a file or in memory, for decoding inside the `with`.
 
     Raises:
         Image.DecompressionBombError: The picture has more than MAX_PIXELS.
@@ -72,7 +67,7 @@ def opened(source: Path | io.BytesIO, formats: tuple[str, ...] | None) -> Iterat
 
 
 @contextmanager
-def opened_file(path: Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
+def opened_file(path: Path, formats: Formats = None) -> Iterator[Image.Image]:
     """Opens the picture in a file, like `opened`; every failure becomes a UserError that names the file."""
     try:
         with opened(path, formats) as picture:
@@ -119,45 +114,35 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 
 @cache
-def formats() -> tuple[str, ...]:
+def known_formats() -> tuple[str, ...]:
     """Returns Pillow's names of the formats that are read."""
     Image.init()
     return tuple(name for name in Image.ID if name not in NO_PICTURES)
 
 
-def _identified(file: IO[bytes], names: tuple[str, ...] | None) -> Image.Image:
-    if names is not None:
-        return Image.open(file, formats=names)
-    try:
-        return Image.open(file, formats=COMMON_FORMATS)
-    except UnidentifiedImageError:  # Pillow's forty other readers take 0.05 s to import
-        return Image.open(file, formats=formats())
+def _identified(file: IO[bytes], formats: Formats) -> Image.Image:
+    with suppress(UnidentifiedImageError):
+        return Image.open(file, formats=formats or COMMON_FORMATS)
+    return Image.open(file, formats=formats or known_formats())  # Pillow's forty other readers take 0.05 s to import
 
 
-def decode(reader: str, paths: Sequence[Path]) -> Decoded:
-    """Decodes files of one of READERS' formats."""
+def decode(formats: Formats, paths: Sequence[Path]) -> Decoded:
+    """Decodes files of these formats."""
     read, pixels, unread = [], [], []
     for path in paths:
         try:
-            pixels.append(read_picture(path, READERS[reader]).tobytes())
+            pixels.append(read_picture(path, formats).tobytes())
             read.append(path)
         except UserError as error:
             unread.append(str(error))
     return Decoded(read, b"".join(pixels), unread)
 
 
-def serve(reader: str) -> None:
-    """Decodes for another process: a JSON list of paths per line on stdin, on stdout `[read, unread]`, then pixels."""
+if __name__ == "__main__":  # for another process: pickled arguments of `decode` in, the fields of Decoded out
     warnings.filterwarnings("ignore")  # about metadata, and sizes that are refused anyway
     try:
-        for line in sys.stdin.buffer:
-            decoded = decode(reader, [Path(name) for name in json.loads(line)])
-            head = json.dumps([[str(path) for path in decoded.read], decoded.unread])
-            sys.stdout.buffer.write(head.encode() + b"\n" + decoded.pixels)
+        while True:
+            pickle.dump(tuple(decode(*pickle.load(sys.stdin.buffer))), sys.stdout.buffer)
             sys.stdout.buffer.flush()
-    except BrokenPipeError:
-        os._exit(1)  # the other process is gone; a normal exit would fail at flushing stdout
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1])
+    except (EOFError, BrokenPipeError):
+        os._exit(0)  # the other process is done or gone; a normal exit might fail at flushing stdout

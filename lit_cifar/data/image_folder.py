@@ -1,8 +1,7 @@
 """A folder of pictures, decoded once into a cache next to them.
 
 PNG and JPEG files in `train/<class>/` and `test/<class>/` become uint8 arrays in `lit_cifar_cache.npz`, which opens in
-under a second and has a CRC-32 of every array (zip's own). The cache is rebuilt if a CRC, or the name, size or
-modification time of a picture differs.
+under a second. It is rebuilt if a CRC-32 (zip's own), or the name, size or modification time of a picture differs.
 """
 
 import hashlib
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from lit_cifar.data.image_files import SIDE, Decoded
+from lit_cifar.data.image_files import COMMON_FORMATS, SIDE, Decoded
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.pictures import decode_files, to_tensor
 from lit_cifar.errors import UsageError, UserError
@@ -49,9 +48,7 @@ def lock(root: Path) -> Iterator[None]:
 def load_folder(root: Path) -> tuple[ImageSet, ImageSet]:
     """Returns the training and the test images of a folder of pictures, scaled to 32×32, from the cache if up to date.
 
-    Raises:
-        UsageError: The folder lacks images, a split or a class.
-        UserError: A picture can't be decoded.
+    Raises UsageError if the folder lacks images, a split or a class, and UserError if a picture can't be decoded.
     """
     listings = {split: _list(root, split) for split in ("train", "test")}
     classes = _classes(root, listings)
@@ -78,7 +75,7 @@ def _decode_all(root: Path, listings: dict[str, Listing], classes: list[str]) ->
             raise UserError("picture-unreadable", decoded.unread[0])
         images[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
 
-    decode_files(files, "png or jpeg", f"Decoding {len(files):,} pictures", store)
+    decode_files(files, COMMON_FORMATS, f"Decoding {len(files):,} pictures", store)
     labels = np.array([classes.index(file.parent.name) for file in files], dtype=np.int64)
     train = len(listings["train"])
     parts = images[:train].numpy(), labels[:train], images[train:].numpy(), labels[train:]
@@ -95,25 +92,22 @@ def _list(root: Path, split: str) -> Listing:
             if folder.is_dir() and not folder.name.startswith("."):
                 if folder.name.encode(errors="replace").decode() != folder.name:  # TensorBoard takes nothing else
                     raise UsageError("name-not-unicode", f"{folder.path} has a name that is not UTF-8; rename it")
-                with os.scandir(folder) as files:
-                    for file in files:
-                        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
-                            stat = file.stat()
-                            listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
+                for file in os.scandir(folder):
+                    if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."):
+                        stat = file.stat()
+                        listing.append((f"{split}/{folder.name}/{file.name}", stat.st_size, stat.st_mtime_ns))
     if not listing:
-        sentence = f"{root / split} holds no images; put PNG or JPEG files into {root / split}/<class>/"
-        raise UsageError("data-missing", sentence)
+        raise UsageError("data-missing", f"{root / split} has no images; put PNG or JPEG files into its <class>/")
     return sorted(listing)
 
 
 def _classes(root: Path, listings: dict[str, Listing]) -> list[str]:
     train, test = ({Path(name).parent.name for name, _, _ in listings[split]} for split in ("train", "test"))
-    for here, there, missing in (("train", "test", train - test), ("test", "train", test - train)):
-        if missing:
-            name = min(missing)
-            remedy = f"add some to {root / there / name}, or remove {root / here / name}"
-            sentence = f"class {name!r} has images in {root / here} but none in {root / there}; {remedy}"
-            raise UsageError("data-missing", sentence)
+    if unpaired := train ^ test:
+        name = min(unpaired)
+        here, there = ("train", "test") if name in train else ("test", "train")
+        fault = f"class {name!r} has images in {root / here} but none in {root / there}"
+        raise UsageError("data-missing", f"{fault}; add some, or remove {root / here / name}")
     return sorted(train)
 
 

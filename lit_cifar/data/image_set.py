@@ -1,4 +1,4 @@
-"""ImageSet: labelled images in memory, the form in which every source returns them; and how a batch is shared."""
+"""ImageSet: labelled images in memory, the form in which every source returns them."""
 
 from typing import NamedTuple
 
@@ -16,10 +16,3 @@ class ImageSet(NamedTuple):
     """int64 `[N]`, indices into `classes`."""
     classes: tuple[str, ...]
     """Class names, in the order of the labels."""
-
-
-def share(count: int, rank: int, world_size: int) -> slice:
-    """Returns a rank's share of a batch of `count`: as even as possible, with one more on the first ranks."""
-    each, more = divmod(count, world_size)
-    first = rank * each + min(rank, more)
-    return slice(first, first + each + (rank < more))

@@ -1,21 +1,20 @@
 """Pictures as tensors: files found and decoded on all cores, or images, arrays and tensors from Python.
 
 All become uint8 `[3, 32, 32]`, and a file gives the same pixels as the PIL image of it. Decoding a small file is mostly
-Python's work, for which threads would take turns, so many files go to processes, one per core. A process starts in
-0.05 s and ends when its input does, however the program that started it ended. (ProcessPoolExecutor took 14 % more CPU
-time for 60,000 files, for it copies the results more often.)
+Python's work, for which threads would take turns, so many files go to processes. A process starts in 0.05 s and ends
+when its input does, however the program that started it ended. (ProcessPoolExecutor took 14 % more CPU time.)
 """
 
 import base64
 import io
-import json
 import os
+import pickle
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial
 from glob import glob
 from pathlib import Path
@@ -30,15 +29,13 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data import image_files
-from lit_cifar.data.image_files import SIDE, Decoded, decode, formats, opened_file, rgb, squeezed
+from lit_cifar.data.image_files import SIDE, Decoded, Formats, decode, known_formats, opened_file, rgb, squeezed
 from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
 MANY = 1000  # number of files from which on starting processes pays
-PICTURE_BYTES = SIDE * SIDE * 3
 
 Picture = Image.Image | np.ndarray | Tensor
-"""What `to_pixels` takes."""
 T = TypeVar("T")
 
 
@@ -47,68 +44,70 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
 
     Folders are searched recursively for the suffixes that Pillow knows, except for hidden files and for `written`.
 
-    Raises:
-        UsageError: A path or pattern names nothing, or a folder without pictures.
+    A path or pattern that names nothing, or a folder without pictures, raises UsageError.
     """
-    found: dict[Path, None] = {}
+    found: list[Path] = []
     unread: list[str] = []
     for word in words:
-        paths = [Path(word)]
-        try:
-            exists = paths[0].exists()
-        except OSError as error:  # it is in a folder that belongs to someone else
-            unread.append(f"{word} can't be read: {error.strerror}")
-            continue
-        if not exists:
-            paths = [Path(match) for match in sorted(glob(word, recursive=True))]  # noqa: PTH207 (a pattern may be absolute)
-            if not paths:
-                raise _missing(f"{word} names nothing; give pictures, folders or patterns such as 'photos/*.jpg'")
         files: list[Path] = []
-        failed: list[str] = []
-        for path in paths:
+        failed: list[OSError] = []
+        paths = []
+        try:
+            paths = [word] if Path(word).exists() else sorted(glob(word, recursive=True))  # noqa: PTH207 (may be absolute)
+        except OSError as error:  # it is in a folder that belongs to someone else
+            failed.append(error)
+        for path in map(Path, paths):
             if path.is_dir():
-                files += [file for file in _search(path, failed) if not _same(file, written)]
+                files += _search(path, written, failed)
             elif path.is_file():
                 files.append(path)
             else:
-                raise _missing(f"{path} is neither a file nor a folder; give pictures or folders of them")
+                raise UsageError("picture-missing", f"{path} is neither a file nor a folder; give one of these")
         if not files and not failed:
-            raise _missing(f"{word} holds no pictures; give a folder that does, or the files themselves")
-        found.update(dict.fromkeys(files))
-        unread += failed
-    return list(found), unread
+            raise UsageError("picture-missing", f"{word} names no pictures; give files, folders or 'photos/*.jpg'")
+        found += files
+        unread += [f"{error.filename} can't be read: {error.strerror}" for error in failed]
+    return list(dict.fromkeys(found)), unread
 
 
-def decode_files(files: Sequence[Path], reader: str, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
+def decode_files(files: Sequence[Path], formats: Formats, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
     """Decodes files in parts, and returns what `use` returns for each: of the index of its first file, and the part.
 
-    Args:
-        files: The files to decode.
-        reader: One of `image_files.READERS`.
-        title: The title of the progress bar, shown if stderr is a terminal.
-        use: Runs in threads, one more than there are cores, since some wait until a part is decoded.
-
-    Raises:
-        UserError: A process that decodes died, or `use` raised it.
+    `use` runs in threads, one more than there are cores, since some wait until a part is decoded. If stderr is a
+    terminal, it shows a progress bar with this title. Raises UserError if a process that decodes dies.
     """
     cores = os.cpu_count() or 1
     each = max(1, min(FILES_PER_PART, len(files) // (4 * cores)))  # a few large photographs keep all cores busy too
     starts = range(0, len(files), each)
     console = Console(stderr=True)
-    with _decoders(reader, cores, len(files)) as decode_part, warnings.catch_warnings():
+    decode_part = partial(decode, formats)
+    with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and sizes that are refused anyway
+        if len(files) >= MANY:
+            free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
+            decode_part = partial(_decode_in, free, formats)
+            for _ in range(cores):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", image_files.__name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
+                    start_new_session=True,  # so that Ctrl-C does not reach it
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
+                )
+                stack.callback(process.communicate)
+                stack.callback(process.kill)
+                free.put(process)
         pool = ThreadPoolExecutor(cores + 1)
-        try:
-            used = pool.map(lambda start: use(start, decode_part(files[start : start + each])), starts)
-            quiet = not console.is_terminal
-            return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
-        finally:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the other parts
+        stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for the other parts
+        used = pool.map(lambda start: use(start, decode_part(files[start : start + each])), starts)
+        quiet = not console.is_terminal
+        return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
 
 
 def to_tensor(pixels: bytes) -> Tensor:
     """Returns `Decoded.pixels` as uint8 `[N, 3, 32, 32]`."""
-    array = np.ndarray((len(pixels) // PICTURE_BYTES, SIDE, SIDE, 3), np.uint8, bytearray(pixels))
+    array = np.frombuffer(bytearray(pixels), np.uint8).reshape(-1, SIDE, SIDE, 3)
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
@@ -129,8 +128,7 @@ def thumbnail(path: Path, side: int) -> Tensor:
 def to_pixels(picture: Picture) -> Tensor:
     """Returns uint8 `[3, 32, 32]` of a PIL image, array uint8 `[H, W]` or `[H, W, 3 or 4]`, tensor uint8 `[3, H, W]`.
 
-    Raises:
-        ValueError: The picture has another shape or type.
+    Another shape or type raises ValueError.
     """
     if isinstance(picture, Tensor):
         if picture.dtype != torch.uint8 or picture.dim() != 3 or len(picture) != 3:
@@ -152,8 +150,7 @@ def to_pixels(picture: Picture) -> Tensor:
 def to_batch(pictures: Picture | Sequence[Picture]) -> Tensor:
     """Returns uint8 `[N, 3, 32, 32]` of one picture, several, or a batch (array `[N, H, W, 3]`, tensor `[N, 3, H, W]`).
 
-    Raises:
-        ValueError: A picture has another shape or type.
+    Another shape or type raises ValueError.
     """
     one = isinstance(pictures, Image.Image | str | Path) or getattr(pictures, "ndim", 4) < 4
     if isinstance(pictures, Tensor) and pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, SIDE, SIDE):
@@ -174,68 +171,29 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-@contextmanager
-def _decoders(reader: str, cores: int, files: int) -> Iterator[Callable[[Sequence[Path]], Decoded]]:
-    """Gives a function that decodes files, if they are many in one of as many processes as there are cores."""
-    if files < MANY:
-        yield partial(decode, reader)
-        return
-    free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-
-    def decode_part(paths: Sequence[Path]) -> Decoded:
-        process = free.get()
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            process.stdin.write(json.dumps([str(path) for path in paths]).encode() + b"\n")
-            process.stdin.flush()
-            read, unread = json.loads(process.stdout.readline())
-            pixels = process.stdout.read(len(read) * PICTURE_BYTES)
-            if len(pixels) == len(read) * PICTURE_BYTES:
-                return Decoded([Path(name) for name in read], pixels, unread)
-        except (OSError, ValueError):
-            pass  # the process is gone
-        finally:
-            free.put(process)
-        raise UserError(
-            "process-lost",
-            f"a process that decodes pictures died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files); the"
-            " memory may have been full: close other programs, or use fewer pictures at a time",
-        )
-
-    with ExitStack() as stack:
-        for _ in range(cores):
-            process = subprocess.Popen(
-                [sys.executable, "-m", image_files.__name__, reader],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # the packages found here
-                start_new_session=True,  # so that Ctrl-C does not reach it
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same, on Windows
-            )
-            stack.callback(process.communicate)
-            stack.callback(process.kill)
-            free.put(process)
-        yield decode_part
+def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], formats: Formats, paths: Sequence[Path]) -> Decoded:
+    """Decodes files in one of the processes that are free."""
+    process = free.get()
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        pickle.dump((formats, paths), process.stdin)
+        process.stdin.flush()
+        return Decoded(*pickle.load(process.stdout))
+    except (OSError, EOFError, pickle.UnpicklingError) as error:
+        lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
+        remedy = "if the memory was full, close other programs or use fewer pictures"
+        raise UserError("process-lost", f"{lost}; {remedy}") from error
+    finally:
+        free.put(process)
 
 
-def _missing(sentence: str) -> UsageError:
-    return UsageError("picture-missing", sentence)
-
-
-def _search(folder: Path, unread: list[str]) -> list[Path]:
-    """Returns pictures by their suffixes, sorted. Unlike Path.rglob, os.walk reports folders that it can't open."""
-    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in formats())
-    found = []
-
-    def fail(error: OSError) -> None:
-        unread.append(f"{error.filename} can't be read: {error.strerror}")
-
-    for parent, folders, files in os.walk(folder, onerror=fail):
+def _search(folder: Path, written: Path, failed: list[OSError]) -> Iterator[Path]:
+    """Yields pictures by their suffixes, sorted. Unlike Path.rglob, os.walk reports folders that it can't open."""
+    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in known_formats())
+    for parent, folders, files in os.walk(folder, onerror=failed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names = (name for name in sorted(files) if name.lower().endswith(suffixes) and not name.startswith("."))
-        found += [path for name in names if (path := Path(parent, name)).is_file()]
-    return found
-
-
-def _same(file: Path, other: Path) -> bool:
-    return file.name == other.name and file.resolve() == other.resolve()
+        for name in sorted(files):
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                path = Path(parent, name)
+                if path.is_file() and not (name == written.name and path.resolve() == written.resolve()):
+                    yield path

@@ -56,11 +56,9 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
                 # pictures in the wrong places, as in Train/cat/1.png, are refused before others are downloaded to them
                 others = chain.from_iterable(map(root.glob, ("*", "*/*", "*/*/*")))
                 if not holds_images(root) and any(path.suffix.lower() in SUFFIXES for path in others):
-                    raise UsageError(
-                        "data-missing",
-                        f"{root} holds pictures, but not in {root}/train/<class>/ and {root}/test/<class>/; move them"
-                        " there, or choose another folder with --data.root",
-                    )
+                    needs = f"not in {root}/train/<class>/ and {root}/test/<class>/"
+                    remedy = "move them there, or set --data.root to another folder"
+                    raise UsageError("data-missing", f"{root} holds pictures, but {needs}; {remedy}")
                 if not (root / cifar.FOLDER).is_dir():  # another process may have been first
                     cifar.prepare(root, mirrors)
         return Images("cifar10", *cifar.load(root))
@@ -70,11 +68,8 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         raise
     except OSError as error:
         kind = UsageError if isinstance(error, PermissionError | FileExistsError | NotADirectoryError) else UserError
-        raise kind(
-            "data-unreadable",
-            f"{error.filename or root} can't be read or written ({error.strerror or error}); fix that, or choose"
-            " another folder with --data.root",
-        ) from error
+        fault = f"{error.filename or root} can't be read or written ({error.strerror or error})"
+        raise kind("data-unreadable", f"{fault}; fix that, or set --data.root to another folder") from error
 
 
 def holds_images(root: Path) -> bool:

@@ -22,13 +22,11 @@ PAINTS = {"body": (255, 0, 0), "accent": (0, 255, 0), "ink": (0, 0, 255)}
 
 
 def draw(train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[ImageSet, ImageSet]:
-    """Returns that many training and test images, equally many of each class (give or take one), in random order.
-
-    Each of the two sets has a generator of its own, so the size of one does not change the other.
-    """
+    """Returns that many training and test images, equally many of each class (give or take one), in random order."""
     text = Path(__file__).with_name("drawings.txt").read_text(encoding="ascii")
     _language, *drawings = text.strip().split("\n\n")
     stencils = torch.stack([_stencil(drawing) for drawing in drawings])
+    # each set has a generator of its own, so the size of one does not change the other
     return _draw(stencils, train, 2 * seed), _draw(stencils, test, 2 * seed + 1)
 
 

@@ -34,7 +34,7 @@ def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[lis
         return decoded.read, probabilities, decoded.unread
 
     with torch_threads(1):  # each thread predicts on its core: a network on all, next to decoding, is half as fast
-        parts = decode_files(files, "any", f"Predicting {tables.plural(len(files), 'picture')}", predict)
+        parts = decode_files(files, None, f"Predicting {tables.plural(len(files), 'picture')}", predict)
     read = [path for paths, _, _ in parts for path in paths]
     unread = [sentence for _, _, sentences in parts for sentence in sentences]
     return read, torch.cat([torch.empty(0, len(classifier.classes)), *(values for _, values, _ in parts)]), unread

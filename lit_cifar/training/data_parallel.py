@@ -10,7 +10,6 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.data.image_set import share
 from lit_cifar.errors import UsageError
 
 
@@ -53,7 +52,7 @@ class Demonstration(pl.LightningModule):
         self.automatic_optimization = False
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        part = batch[share(len(batch), self.trainer.global_rank, self.trainer.world_size)]
+        part = batch.tensor_split(self.trainer.world_size)[self.trainer.global_rank]
         output = self.net(part)
         sizes = torch.tensor([*part.shape, *output.shape], device=self.device)
         inside = cast(Tensor, self.all_gather(sizes)).view(-1, 4).tolist()

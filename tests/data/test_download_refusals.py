@@ -220,7 +220,7 @@ def test_the_proxy_of_the_environment_is_used(tmp_path: Path, mirror: Start, mon
 
 
 def test_the_md5_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(BODY)  # three chunks
+    (tmp_path / "file").write_bytes(BODY)
     assert md5_of(tmp_path / "file") == ARCHIVE.md5
     assert md5_of(tmp_path / "file") != WRONG_MD5
 
