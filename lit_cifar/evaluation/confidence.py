@@ -32,14 +32,14 @@ def read_answers(logits: Tensor, labels: Tensor) -> Answers:
 def describe(answers: Answers, classes: Sequence[str]) -> dict[str, Any]:
     """Returns the keys of report.json about confidence."""
     known = answers.confidence.isfinite()
-    wrong = answers.labels != answers.predicted
+    wrong = known & (answers.labels != answers.predicted)
     bins = calibration(answers)
     error = sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["images"])
     return {
         "calibration_error": round(error / int(known.sum()), 6) if known.any() else None,
         "calibration": bins,
         "without_probability": int((~known).sum()),
-        "confident_mistakes": entries(answers, classes, _ranked(answers.confidence, wrong & known, descending=True)),
+        "confident_mistakes": entries(answers, classes, _ranked(answers.confidence, wrong, descending=True)),
         "uncertain_images": entries(answers, classes, _ranked(answers.confidence, known, descending=False)),
     }
 
@@ -68,11 +68,10 @@ def calibration(answers: Answers) -> list[dict[str, Any]]:
 
 def entries(answers: Answers, classes: Sequence[str], images: Tensor) -> list[dict[str, Any]]:
     """Returns what report.json says about some of the images."""
+    rows = zip(images.tolist(), *(values[images].tolist() for values in answers), strict=True)
     return [
         {"image": image, "class": classes[label], "predicted": classes[guess], "probability": confidence}
-        for image, label, guess, confidence in zip(
-            images.tolist(), *(values[images].tolist() for values in answers), strict=True
-        )
+        for image, label, guess, confidence in rows
     ]
 
 

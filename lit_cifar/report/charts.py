@@ -86,10 +86,9 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         look: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2, "linestyle": "none"}
         axes.plot(known, range(len(names)), color=colour, clip_on=False, label=label, **look)
     for row, name in enumerate(names):
-        if report["class_recall"][name] is None:
-            axes.text(1.03, row, "no images", va="center", color=GREY)
-        elif report["class_precision"][name] is None:
-            axes.text(1.03, row, "never predicted", va="center", color=GREY)
+        undefined = "never predicted" if report["class_precision"][name] is None else ""
+        note = "no images" if report["class_recall"][name] is None else undefined
+        axes.text(1.03, row, note, va="center", color=GREY)
     axes.set_yticks(range(len(names)), [wrap(name, 130, 1) for name in names])
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.tick_params(axis="y", length=0, pad=9)  # beside a mark at 0

@@ -25,28 +25,24 @@ BETA = 0.98  # of Lightning's running mean
 
 
 class Finders(Callback):
-    """Refuses what Lightning's finders can't do, and reports what they found."""
+    """Reports what Lightning's finders found.
+
+    Raises UsageError if an optimizer has several learning rates, which LearningRateFinder would make all the same.
+    """
 
     def __init__(self) -> None:
         self._search = ExitStack()
 
     def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Prepares the search.
-
-        Raises:
-            UsageError: The optimizer has several learning rates, which LearningRateFinder would make all the same.
-        """
         if stage != "fit":
             return
         assert isinstance(pl_module, LitClassifier)
         optimizer = pl_module.new_optimizer()
         rates = {group["lr"] for group in optimizer.param_groups}
         if len(rates) > 1 and any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
-            raise UsageError(
-                "optimizer-refused",
-                f"LearningRateFinder finds a single learning rate, but {type(optimizer).__name__} has several"
-                f" ({', '.join(map(str, sorted(rates)))}); leave the callback out, or use another --model.optimizer",
-            )
+            several = f"{type(optimizer).__name__} has {', '.join(map(str, sorted(rates)))}"
+            sentence = f"LearningRateFinder finds one learning rate, but {several}; use another --model.optimizer"
+            raise UsageError("optimizer-refused", f"{sentence}, or leave the callback out")
         self._search.callback(setattr, lr_finder, "tqdm", lr_finder.tqdm)  # type: ignore[attr-defined]
         lr_finder.tqdm = partial(tqdm, disable=None)  # type: ignore[attr-defined]  # a bar only on terminals
 
@@ -66,10 +62,10 @@ class Finders(Callback):
                     path = folder and folder / "lr_finder.png"
                     tables.print_found(f"learning rate {found:.2g}", "LearningRateFinder", path)
                     if path:
-                        from lit_cifar.report.charts import learning_rates
-                        from lit_cifar.report.figures import save
+                        from lit_cifar.report import charts, figures
 
-                        save(learning_rates(rates[middle : middle + len(smooth)], smooth.tolist(), found), path)
+                        tried = rates[middle : middle + len(smooth)]
+                        figures.save(charts.learning_rates(tried, smooth.tolist(), found), path)
             elif isinstance(callback, BatchSizeFinder) and callback.optimal_batch_size and trainer.is_global_zero:
                 tables.print_found(f"batch size {callback.optimal_batch_size:,}", "BatchSizeFinder")
 

@@ -16,22 +16,14 @@ from lit_cifar.report import tables
 
 
 def render(report: dict[str, Any], data: str, images: Tensor, figures: dict[str, Path], config: str) -> str:
-    """Returns the page.
+    """Returns the page of a report on a data set of this title, with the content of config.yaml.
 
-    Args:
-        report: The content of report.json.
-        data: The title of the data set.
-        images: All test images, uint8 `[N, 3, H, W]`.
-        figures: PNGs by name: confusion, reliability, and loss after a training.
-        config: The content of config.yaml, or nothing.
+    Images are all test images, uint8 `[N, 3, H, W]`; figures are PNGs by name: confusion, reliability and perhaps loss.
     """
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {
-        "percent": lambda share: "–" if share is None else percent(share),
-        "duration": tables.duration,
-        "plural": tables.plural,
-    }
+    environment.filters |= {"duration": tables.duration, "plural": tables.plural}
+    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
     environment.globals["picture"] = lambda image: data_url(png(images[image]))
     embedded = {name: data_url(path.read_bytes()) for name, path in figures.items()}
     template = environment.get_template("report.html.jinja")

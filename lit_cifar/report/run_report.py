@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -43,11 +44,12 @@ class RunReport(Callback):
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
             data = pl_module.datamodule
             train, validation = data.split()
+            parameters = sum(parameter.numel() for parameter in pl_module.net.parameters())
             tables.print_drawn_box(data.images)
             tables.print_start(
                 f"{data.title}, {len(data.classes)} classes: {len(train):,} images to train on,"
                 f" {len(validation):,} held out, {len(data.images.test.labels):,} to test",
-                f"{type(pl_module.net).__name__}, {_parameters(pl_module):,} parameters",
+                f"{type(pl_module.net).__name__}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
@@ -74,10 +76,9 @@ class RunReport(Callback):
         """Prints what `validate` measured. During training, the progress bar shows it."""
         if trainer.is_global_zero and isinstance(pl_module, LitClassifier) and trainer.state.fn == "validate":
             found, data = pl_module.val_results, pl_module.datamodule
-            recall = class_scores(found["confusion_matrix"], data.classes)["class_recall"]
-            seen = {name: accuracy for name, accuracy in recall.items() if accuracy is not None}
-            total = int(found["confusion_matrix"].sum())
-            tables.print_accuracies("images held out of training", total, float(found["accuracy"]), seen, data.title)
+            matrix, accuracy = found["confusion_matrix"], float(found["accuracy"])
+            recall = class_scores(matrix, data.classes)["class_recall"]
+            tables.print_accuracies("images held out of training", int(matrix.sum()), accuracy, recall, data.title)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""
@@ -98,12 +99,7 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def in_order(trainer: Trainer, batches: Sequence[Tensor]) -> Tensor:
-    """Returns one row for each image of a loader, in its order, on the CPU.
-
-    Args:
-        trainer: The Trainer, on every rank.
-        batches: The rows of this rank's shares of the loader's batches.
-    """
+    """Returns one row for each image of a loader, in its order, on the CPU, from each rank's shares of the batches."""
     here = [share.cpu() for share in batches]
     shares = [here] * trainer.world_size
     if trainer.world_size > 1:
@@ -124,7 +120,7 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "drawn_because": data.images.why_drawn or None,
         "seed": card.seed,
         "net": card.net["class_path"],
-        "parameters": _parameters(module),
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
         "batch_size": card.batch_size,
@@ -157,23 +153,17 @@ def device_name(trainer: Trainer) -> str:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
     return platform.processor() or platform.machine()
-
-
-def _parameters(module: LitClassifier) -> int:
-    return sum(parameter.numel() for parameter in module.net.parameters())
 
 
 def _write(
     folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any], answers: Answers
 ) -> list[Path]:
-    """Writes report.json, PNGs and report.html into the run folder, hands figures to the loggers; returns the paths."""
+    """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     from lit_cifar.report import figures, html
 
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
@@ -185,12 +175,10 @@ def _write(
     embedded = {name: path for name, path in paths.items() if name in ("confusion", "loss", "reliability")}
     write_whole(folder / "report.html", html.render(report, data.title, data.images.test.images, embedded, recipe))
 
-    train = data.images.train
-    chosen = data.split()[0]
-    chosen = chosen[_spread(len(chosen))]
+    train, indices = data.images.train, data.split()[0]
+    chosen = indices[_spread(len(indices))]
     captions = [data.classes[label] for label in train.labels[chosen]]
-    title = f"Training images of {data.title}"
-    drawn["training images"] = figures.image_grid(train.images[chosen], captions, title)
+    drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {data.title}")
     step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
     with writing(folder):
         log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
@@ -198,7 +186,6 @@ def _write(
 
 
 def _draw(module: LitClassifier, report: dict[str, Any], answers: Answers) -> dict[str, "Figure"]:
-    """Returns the figures of a test, by the names of their files."""
     from lit_cifar.report import charts
     from lit_cifar.report.figures import predictions
 
