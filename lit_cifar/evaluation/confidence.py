@@ -33,14 +33,15 @@ def describe(answers: Answers, classes: Sequence[str]) -> dict[str, Any]:
     """Returns the keys of report.json about confidence."""
     known = answers.confidence.isfinite()
     wrong = known & (answers.labels != answers.predicted)
+    falling, rising = (answers.confidence.argsort(descending=down, stable=True) for down in (True, False))
     bins = calibration(answers)
     error = sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["images"])
     return {
         "calibration_error": round(error / int(known.sum()), 6) if known.any() else None,
         "calibration": bins,
         "without_probability": int((~known).sum()),
-        "confident_mistakes": entries(answers, classes, _ranked(answers.confidence, wrong, descending=True)),
-        "uncertain_images": entries(answers, classes, _ranked(answers.confidence, known, descending=False)),
+        "confident_mistakes": entries(answers, classes, falling[wrong[falling]][:RANKED]),
+        "uncertain_images": entries(answers, classes, rising[known[rising]][:RANKED]),
     }
 
 
@@ -73,8 +74,3 @@ def entries(answers: Answers, classes: Sequence[str], images: Tensor) -> list[di
         {"image": image, "class": classes[label], "predicted": classes[guess], "probability": confidence}
         for image, label, guess, confidence in rows
     ]
-
-
-def _ranked(confidence: Tensor, among: Tensor, descending: bool) -> Tensor:
-    places = among.nonzero().flatten()
-    return places[confidence[places].argsort(descending=descending, stable=True)][:RANKED]

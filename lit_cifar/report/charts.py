@@ -58,10 +58,12 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
         axes.grid(which="minor", color="white", linewidth=1)
         axes.tick_params(which="minor", length=0)
         for row, column in np.argwhere(shares > 0):
-            luminance = np.dot(np.power(colours(shares[row, column])[:3], 2.2), (0.2126, 0.7152, 0.0722))
+            share = shares[row, column]
+            luminance = np.dot(np.power(colours(share)[:3], 2.2), (0.2126, 0.7152, 0.0722))
             ink = "white" if luminance < 0.18 else "black"  # at 0.18 both have the same contrast, 4.6
             look: dict[str, Any] = {"color": ink, "weight": "bold" if row == column else "normal"}
-            axes.text(int(column), int(row), _percent(shares[row, column]), ha="center", va="center", **look)
+            percent = "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
+            axes.text(int(column), int(row), percent, ha="center", va="center", **look)
         for row in np.flatnonzero(total == 0):
             look = {"color": GREY, "bbox": {"facecolor": NO_IMAGES, "edgecolor": "none"}}
             axes.text((count - 1) / 2, int(row), "no images of this class", ha="center", va="center", **look)
@@ -197,11 +199,6 @@ def _chart(title: str, **settings: Any) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(**settings)
     axes.grid()
     return figure, axes
-
-
-def _percent(share: float) -> str:
-    """Returns `54`; rounds to 0 and 100 only what is exactly that."""
-    return "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
 
 
 def _smoothed(values: np.ndarray, window: int, low: float, high: float) -> np.ndarray:

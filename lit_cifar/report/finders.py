@@ -15,7 +15,7 @@ from pytorch_lightning.tuner import lr_finder
 from tqdm.auto import tqdm
 
 from lit_cifar.errors import UsageError
-from lit_cifar.report import tables
+from lit_cifar.report import charts, figures, tables
 from lit_cifar.report.run_report import run_folder
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.trainer import learning_rate_is_updated
@@ -40,9 +40,10 @@ class Finders(Callback):
         optimizer = pl_module.new_optimizer()
         rates = {group["lr"] for group in optimizer.param_groups}
         if len(rates) > 1 and any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
-            several = f"{type(optimizer).__name__} has {', '.join(map(str, sorted(rates)))}"
-            sentence = f"LearningRateFinder finds one learning rate, but {several}; use another --model.optimizer"
-            raise UsageError("optimizer-refused", f"{sentence}, or leave the callback out")
+            sentence = f"LearningRateFinder finds one learning rate, but {type(optimizer).__name__} has {sorted(rates)}"
+            raise UsageError(
+                "optimizer-refused", f"{sentence}; use another --model.optimizer, or leave the callback out"
+            )
         self._search.callback(setattr, lr_finder, "tqdm", lr_finder.tqdm)  # type: ignore[attr-defined]
         lr_finder.tqdm = partial(tqdm, disable=None)  # type: ignore[attr-defined]  # a bar only on terminals
 
@@ -62,8 +63,6 @@ class Finders(Callback):
                     path = folder and folder / "lr_finder.png"
                     tables.print_found(f"learning rate {found:.2g}", "LearningRateFinder", path)
                     if path:
-                        from lit_cifar.report import charts, figures
-
                         tried = rates[middle : middle + len(smooth)]
                         figures.save(charts.learning_rates(tried, smooth.tolist(), found), path)
             elif isinstance(callback, BatchSizeFinder) and callback.optimal_batch_size and trainer.is_global_zero:

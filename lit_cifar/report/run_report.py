@@ -1,35 +1,39 @@
 """What a run leaves for people: report.json, and the figures, tables and page that are drawn from it.
 
-Every number is written once, in report.json. Nothing is measured here but the time of the test.
+Every number is written once, in report.json. Nothing is measured here but the time of the test. report.html can be
+mailed: it loads nothing from the network and runs no script, as its Content-Security-Policy says.
 """
 
 import json
 import math
 import platform
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
+from matplotlib.figure import Figure
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
+from lit_cifar.data.pictures import data_url, png
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
-from lit_cifar.evaluation.metrics import class_scores
-from lit_cifar.report import tables
-from lit_cifar.report.loggers import log_report
-from lit_cifar.runs.card import RunCard
+from lit_cifar.evaluation.metrics import class_scores, percent
+from lit_cifar.report import charts, figures, tables
+from lit_cifar.runs.card import Description, RunCard
 from lit_cifar.training.classifier import LitClassifier
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
+CONSTANT = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # in a run, however often it is resumed
+TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
+"""What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
 
 
 class RunReport(Callback):
@@ -164,47 +168,81 @@ def _write(
     folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any], answers: Answers
 ) -> list[Path]:
     """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
-    from lit_cifar.report import figures, html
-
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    data = module.datamodule
-    drawn = _draw(module, report, answers)
-    paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
-    config = folder / "config.yaml"  # written by the command line
-    recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    embedded = {name: path for name, path in paths.items() if name in ("confusion", "loss", "reliability")}
-    write_whole(folder / "report.html", html.render(report, data.title, data.images.test.images, embedded, recipe))
-
-    train, indices = data.images.train, data.split()[0]
-    chosen = indices[_spread(len(indices))]
-    captions = [data.classes[label] for label in train.labels[chosen]]
-    drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {data.title}")
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
-    with writing(folder):
-        log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
-    return [folder / "report.html", folder / "report.json", *paths.values()]
-
-
-def _draw(module: LitClassifier, report: dict[str, Any], answers: Answers) -> dict[str, "Figure"]:
-    from lit_cifar.report import charts
-    from lit_cifar.report.figures import predictions
-
     data, title, curves = module.datamodule, module.datamodule.title, module.record.curves
     images, sample = data.images.test.images, entries(answers, data.classes, _spread(len(answers.labels)))
     mistakes, uncertain = report["confident_mistakes"], report["uncertain_images"]
     drawn = {
         "classes": charts.per_class(report, f"Precision, recall and F1 of each class on {title}"),
         "confusion": charts.confusion(report["confusion_matrix"], data.classes, f"Confusion matrix on {title}"),
-        "mistakes": predictions(images, mistakes, f"Most confident mistakes on {title}", framed=False),
-        "predictions": predictions(images, sample, f"Test images of {title}"),
+        "mistakes": figures.predictions(images, mistakes, f"Most confident mistakes on {title}", framed=False),
+        "predictions": figures.predictions(images, sample, f"Test images of {title}"),
         "reliability": charts.reliability(report, f"Accuracy against confidence on {title}"),
-        "uncertain": predictions(images, uncertain, f"Least confident predictions on {title}"),
+        "uncertain": figures.predictions(images, uncertain, f"Least confident predictions on {title}"),
     }
     if curves["train/loss"] or curves["val/loss"]:
         drawn["loss"] = charts.loss(curves["train/loss"], curves["val/loss"], f"Loss of {report['recipe']} on {title}")
-    return drawn
+    paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
+    config = folder / "config.yaml"  # written by the command line
+    recipe = config.read_text(encoding="utf-8") if config.exists() else ""
+    write_whole(folder / "report.html", render(report, title, images, paths, recipe))
+
+    train, indices = data.images.train, data.split()[0]
+    chosen = indices[_spread(len(indices))]
+    captions = [data.classes[label] for label in train.labels[chosen]]
+    drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {title}")
+    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
+    with writing(folder):
+        log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
+    return [folder / "report.html", folder / "report.json", *paths.values()]
 
 
 def _spread(count: int) -> Tensor:
     """Returns the places of up to 32 images from all over a set."""
     return torch.linspace(0, count - 1, min(RANKED, count)).long()
+
+
+def render(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
+    """Returns report.html of a report on a data set of this title, with the content of config.yaml.
+
+    Images are all test images, uint8 `[N, 3, H, W]`, and become PNGs of 3 kB each, which the browser enlarges without
+    smoothing. Of the PNGs by name, the page shows confusion, reliability and, if it is there, loss.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.02 s
+
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
+    environment.filters |= {"duration": tables.duration, "plural": tables.plural}
+    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
+    environment.globals["picture"] = lambda image: data_url(png(images[image]))
+    environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=report, data=data, figures=pngs, config=config)
+
+
+def log_report(
+    loggers: Iterable[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure], step: int
+) -> None:
+    """Hands the report's header and results, the optimizer and the figures to each of Lightning's loggers."""
+    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
+    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
+    settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
+    tried = {name: settings[name] for name in TRIED}
+    tried |= {name: str(settings[name]).rpartition(".")[2] for name in ("net", "optimizer")}
+    with figures.drawing(), tempfile.TemporaryDirectory() as folder:
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.add_figure(name, figure, step)
+                logger.log_hyperparams(tried, results, step)
+            elif isinstance(logger, MLFlowLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+                logger.log_hyperparams({name: settings[name] for name in CONSTANT})
+            else:
+                logger.log_hyperparams(settings)
+                if hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
+                    for name, figure in drawn.items():
+                        path = figures.save(figure, Path(folder) / f"{name}.png")
+                        logger.log_image(name, [str(path)], step=step)
+            logger.save()
