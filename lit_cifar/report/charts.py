@@ -18,7 +18,6 @@ from torch import Tensor
 from lit_cifar.report.figures import BLUE, DPI, GREY, INK, LINE_HEIGHT, ORANGE, blank, drawing, sentence, wrap
 
 NO_IMAGES = "#E4E4E4"
-NUMBERS_UP_TO = 20  # classes of a confusion matrix
 CLASSES_UP_TO = 100  # rows of the chart of the classes
 SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
@@ -52,7 +51,7 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     axes.set_yticks(shown, left)
     axes.tick_params(length=0 if every == 1 else 3)
     axes.spines[:].set_visible(False)
-    if count <= NUMBERS_UP_TO:
+    if count <= 20:
         axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
@@ -107,7 +106,7 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     if not bins:
         return sentence("No image has a probability.", title)
     figure = blank(5.4 * DPI, 6.3 * DPI, title)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1), subplot_kw={"axisbelow": True})
     width = bins[0]["to"] - bins[0]["from"]
     hatched = {"facecolor": "white", "edgecolor": BLUE, "hatch": "////"}
     hatched["label"] = f"accuracy of fewer than {ENOUGH_IMAGES} images"
@@ -126,9 +125,8 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     lower.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    for axes in (upper, lower):
-        axes.grid()
-        axes.set_axisbelow(True)
+    upper.grid()
+    lower.grid()
     return figure
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -60,7 +59,6 @@ def drawing() -> Iterator[None]:
 def blank(width: float, height: float, title: str = "") -> Figure:
     """Returns a figure of this size in pixels. With a title, it arranges its axes by itself."""
     figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
-    FigureCanvasAgg(figure)
     if title:
         text = wrap(title, (width - 60) / PIXELS_PER_POINT, 3, size=TITLE_SIZE, bold=True)
         figure.suptitle(text, x=0.02, ha="left", size=TITLE_SIZE, weight="bold")

@@ -9,7 +9,7 @@ import math
 import platform
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 from matplotlib.figure import Figure
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor
@@ -39,13 +39,12 @@ TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe"
 class RunReport(Callback):
     """Prints what a run trains on, and writes and prints the report after its test."""
 
-    def __init__(self) -> None:
-        self._test_started = 0.0
-        self._trained = False
+    _test_started = 0.0
+    _trained = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._trained = True
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+        if trainer.is_global_zero:
             data = pl_module.datamodule
             train, validation = data.split()
             parameters = sum(parameter.numel() for parameter in pl_module.net.parameters())
@@ -57,38 +56,36 @@ class RunReport(Callback):
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._test_started = time.perf_counter()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         test_seconds = time.perf_counter() - self._test_started
         folder = run_folder(trainer)
-        if not isinstance(pl_module, LitClassifier):
-            return
         logits = in_order(trainer, pl_module.test_logits)
         if trainer.is_global_zero:
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers)
-            written = _write(folder, trainer, pl_module, report, answers) if folder else []
+            written = _write(folder, pl_module, report, answers) if folder else []
             tables.print_report(report, data.title, self._trained)
             tables.print_drawn_box(data.images)
             if written:
                 tables.print_run_folder(written)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Prints what `validate` measured. During training, the progress bar shows it."""
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier) and trainer.state.fn == "validate":
+        if trainer.is_global_zero and trainer.state.fn == "validate":
             found, data = pl_module.val_results, pl_module.datamodule
             matrix, accuracy = found["confusion_matrix"], float(found["accuracy"])
             recall = class_scores(matrix, data.classes)["class_recall"]
             tables.print_accuracies("images held out of training", int(matrix.sum()), accuracy, recall, data.title)
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""
         folder = run_folder(trainer)
         probabilities = in_order(trainer, cast(list[Tensor], trainer.predict_loop.predictions))
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+        if trainer.is_global_zero:
             path = (folder or Path(trainer.default_root_dir)) / "predictions.csv"
             data = pl_module.datamodule
             true = [data.classes[label] for label in data.images.test.labels[: len(probabilities)].tolist()]
@@ -164,9 +161,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _write(
-    folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any], answers: Answers
-) -> list[Path]:
+def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers) -> list[Path]:
     """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     data, title, curves = module.datamodule, module.datamodule.title, module.record.curves
@@ -185,15 +180,14 @@ def _write(
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    write_whole(folder / "report.html", render(report, title, images, paths, recipe))
+    write_whole(folder / "report.html", render_page(report, title, images, paths, recipe))
 
     train, indices = data.images.train, data.split()[0]
     chosen = indices[_spread(len(indices))]
     captions = [data.classes[label] for label in train.labels[chosen]]
     drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {title}")
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
     with writing(folder):
-        log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
+        log_report(module.trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn)
     return [folder / "report.html", folder / "report.json", *paths.values()]
 
 
@@ -202,11 +196,11 @@ def _spread(count: int) -> Tensor:
     return torch.linspace(0, count - 1, min(RANKED, count)).long()
 
 
-def render(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
+def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
     """Returns report.html of a report on a data set of this title, with the content of config.yaml.
 
-    Images are all test images, uint8 `[N, 3, H, W]`, and become PNGs of 3 kB each, which the browser enlarges without
-    smoothing. Of the PNGs by name, the page shows confusion, reliability and, if it is there, loss.
+    Images are all test images, uint8 `[N, 3, H, W]`; the browser enlarges them without smoothing. Of the PNGs by name,
+    the page shows confusion, reliability and, if it is there, loss.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.02 s
 
@@ -220,10 +214,9 @@ def render(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Pa
     return template.render(report=report, data=data, figures=pngs, config=config)
 
 
-def log_report(
-    loggers: Iterable[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure], step: int
-) -> None:
+def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure]) -> None:
     """Hands the report's header and results, the optimizer and the figures to each of Lightning's loggers."""
+    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
     plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
     results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
     settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}

@@ -52,8 +52,8 @@ def print_drawn_box(images: Images) -> None:
     if images.why_drawn:
         text = (
             "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
-            f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         )
+        text += f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         _console(soft_wrap=False).print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
 
 
@@ -66,16 +66,14 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
 
 
-def print_accuracies(
-    images: str, total: int, accuracy: float, per_class: Mapping[str, float | None], data: str
-) -> None:
+def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[str, float | None], data: str) -> None:
     """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
     accuracies = Column("accuracy", justify="right", no_wrap=True)
     table = Table(Column("class", no_wrap=True), accuracies, Column(no_wrap=True), box=None, pad_edge=False)
-    rows = [(printable(name), fraction) for name, fraction in per_class.items() if fraction is not None]
+    rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
     bar = min(BAR, console.width - max(map(cell_len, ["class", *(name for name, _ in rows)])) - len("accuracy") - 4)
     for name, fraction in rows:
         table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
