@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_cifar.report.figures import image_grid
-from lit_cifar.report.loggers import log_report
+from lit_cifar.report.run_report import log_report
 
 REPORT: dict[str, Any] = {
     "recipe": "tutorial",
@@ -53,7 +53,7 @@ def test_each_logger_gets_the_figures_at_the_step_of_the_test_and_the_run_s_sett
 ) -> None:
     figures = {"confusion": image_grid(some_images(1), ["猫"], "Confusion")}
     board, images = TensorBoardLogger(tmp_path / "board"), ImageLogger(tmp_path / "images")
-    log_report([board, images], REPORT | {"test_loss": loss}, OPTIMIZER, figures, 29)
+    log_report([board, images], REPORT | {"test_loss": loss}, OPTIMIZER, figures)
     assert images.taken == [("confusion", 29)]
     for settings in (images.settings, {"net": REPORT["net"], "optimizer": OPTIMIZER["class_path"], "lr": 0.01}):
         assert settings.items() <= images.settings.items()

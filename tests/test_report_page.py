@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 
 from lit_cifar.evaluation.confidence import RANKED
-from lit_cifar.report import charts, figures, html
+from lit_cifar.report import charts, figures
+from lit_cifar.report.run_report import render_page
 
 PICTURES = dict.fromkeys(("confusion", "reliability"), Path(__file__))
 
@@ -80,7 +81,7 @@ def test_numbers_figures_and_page_stand_every_case(case: str, count: int, classe
         "uncertain": figures.predictions(images, report["uncertain_images"], "Uncertain"),
     }
     paths = {name: figures.save(figure, tmp_path / f"{name}.png") for name, figure in drawn.items()}
-    rendered = html.render(report, "the folder data", images, {n: paths[n] for n in ("confusion", "reliability")}, "")
+    rendered = render_page(report, "the folder data", images, {n: paths[n] for n in ("confusion", "reliability")}, "")
     shown = Page(rendered)
     assert len(rendered) < 2_000_000
     assert all(name in shown.text for name in names)
@@ -92,7 +93,7 @@ def test_the_page_shows_the_images_of_its_rankings_with_their_classes_and_frames
     logits = torch.tensor([[9.0, 0.0], [0.0, 4.0], [1.0, 0.0], [0.0, 3.0]])
     report = described(logits, torch.tensor([1, 1, 1, 0]), ["cat", "<b>"])
     images = some_images(4)
-    rendered = html.render(report, "the folder data", images, PICTURES, "")
+    rendered = render_page(report, "the folder data", images, PICTURES, "")
     tags = Page(rendered).tags
     shown = [values for tag, values in tags if tag == "img" and (values["alt"] or "").startswith("Test image")]
     mistakes, uncertain = [0, 3, 2], [2, 3, 1, 0]
@@ -111,7 +112,7 @@ def test_the_page_shows_the_images_of_its_rankings_with_their_classes_and_frames
 def test_the_table_of_the_page_has_a_row_of_counts_and_scores_for_each_class() -> None:
     guesses = torch.tensor([0, 0, 1, 1, 1])
     report = described(torch.eye(3)[guesses], torch.tensor([0, 0, 0, 0, 1]), ["a", "b", "c"])
-    rendered = html.render(report, "the folder data", some_images(5), PICTURES, "")
+    rendered = render_page(report, "the folder data", some_images(5), PICTURES, "")
     rows = re.findall(r"<tr><td>(.*?)</tr>", rendered, re.DOTALL)
     cells = [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row.split("<td>")] for row in rows]
     assert cells == [

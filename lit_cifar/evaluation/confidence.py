@@ -32,15 +32,16 @@ def read_answers(logits: Tensor, labels: Tensor) -> Answers:
 def describe(answers: Answers, classes: Sequence[str]) -> dict[str, Any]:
     """Returns the keys of report.json about confidence."""
     known = answers.confidence.isfinite()
-    wrong = answers.labels != answers.predicted
+    wrong = known & (answers.labels != answers.predicted)
+    falling, rising = (answers.confidence.argsort(descending=down, stable=True) for down in (True, False))
     bins = calibration(answers)
     error = sum(b["images"] * abs(b["accuracy"] - b["confidence"]) for b in bins if b["images"])
     return {
         "calibration_error": round(error / int(known.sum()), 6) if known.any() else None,
         "calibration": bins,
         "without_probability": int((~known).sum()),
-        "confident_mistakes": entries(answers, classes, _ranked(answers.confidence, wrong & known, descending=True)),
-        "uncertain_images": entries(answers, classes, _ranked(answers.confidence, known, descending=False)),
+        "confident_mistakes": entries(answers, classes, falling[wrong[falling]][:RANKED]),
+        "uncertain_images": entries(answers, classes, rising[known[rising]][:RANKED]),
     }
 
 
@@ -68,14 +69,8 @@ def calibration(answers: Answers) -> list[dict[str, Any]]:
 
 def entries(answers: Answers, classes: Sequence[str], images: Tensor) -> list[dict[str, Any]]:
     """Returns what report.json says about some of the images."""
+    rows = zip(images.tolist(), *(values[images].tolist() for values in answers), strict=True)
     return [
         {"image": image, "class": classes[label], "predicted": classes[guess], "probability": confidence}
-        for image, label, guess, confidence in zip(
-            images.tolist(), *(values[images].tolist() for values in answers), strict=True
-        )
+        for image, label, guess, confidence in rows
     ]
-
-
-def _ranked(confidence: Tensor, among: Tensor, descending: bool) -> Tensor:
-    places = among.nonzero().flatten()
-    return places[confidence[places].argsort(descending=descending, stable=True)][:RANKED]

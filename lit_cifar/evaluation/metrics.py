@@ -43,13 +43,11 @@ def class_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, 
     """
     right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     shares = {"precision": (right, predicted), "recall": (right, true), "f1": (2 * right, true + predicted)}
-    return {
-        f"class_{score}": {
-            name: part / whole if whole else None
-            for name, part, whole in zip(classes, parts.tolist(), wholes.tolist(), strict=True)
-        }
-        for score, (parts, wholes) in shares.items()
-    }
+    scores: dict[str, dict[str, float | None]] = {}
+    for score, (parts, wholes) in shares.items():
+        rows = zip(classes, parts.tolist(), wholes.tolist(), strict=True)
+        scores[f"class_{score}"] = {name: part / whole if whole else None for name, part, whole in rows}
+    return scores
 
 
 def percent(fraction: float) -> str:

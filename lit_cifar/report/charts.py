@@ -18,7 +18,6 @@ from torch import Tensor
 from lit_cifar.report.figures import BLUE, DPI, GREY, INK, LINE_HEIGHT, ORANGE, blank, drawing, sentence, wrap
 
 NO_IMAGES = "#E4E4E4"
-NUMBERS_UP_TO = 20  # classes of a confusion matrix
 CLASSES_UP_TO = 100  # rows of the chart of the classes
 SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
@@ -52,16 +51,18 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     axes.set_yticks(shown, left)
     axes.tick_params(length=0 if every == 1 else 3)
     axes.spines[:].set_visible(False)
-    if count <= NUMBERS_UP_TO:
+    if count <= 20:
         axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
         axes.tick_params(which="minor", length=0)
         for row, column in np.argwhere(shares > 0):
-            luminance = np.dot(np.power(colours(shares[row, column])[:3], 2.2), (0.2126, 0.7152, 0.0722))
+            share = shares[row, column]
+            luminance = np.dot(np.power(colours(share)[:3], 2.2), (0.2126, 0.7152, 0.0722))
             ink = "white" if luminance < 0.18 else "black"  # at 0.18 both have the same contrast, 4.6
             look: dict[str, Any] = {"color": ink, "weight": "bold" if row == column else "normal"}
-            axes.text(int(column), int(row), _percent(shares[row, column]), ha="center", va="center", **look)
+            percent = "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
+            axes.text(int(column), int(row), percent, ha="center", va="center", **look)
         for row in np.flatnonzero(total == 0):
             look = {"color": GREY, "bbox": {"facecolor": NO_IMAGES, "edgecolor": "none"}}
             axes.text((count - 1) / 2, int(row), "no images of this class", ha="center", va="center", **look)
@@ -86,10 +87,9 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         look: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2, "linestyle": "none"}
         axes.plot(known, range(len(names)), color=colour, clip_on=False, label=label, **look)
     for row, name in enumerate(names):
-        if report["class_recall"][name] is None:
-            axes.text(1.03, row, "no images", va="center", color=GREY)
-        elif report["class_precision"][name] is None:
-            axes.text(1.03, row, "never predicted", va="center", color=GREY)
+        undefined = "never predicted" if report["class_precision"][name] is None else ""
+        note = "no images" if report["class_recall"][name] is None else undefined
+        axes.text(1.03, row, note, va="center", color=GREY)
     axes.set_yticks(range(len(names)), [wrap(name, 130, 1) for name in names])
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     axes.tick_params(axis="y", length=0, pad=9)  # beside a mark at 0
@@ -106,7 +106,7 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     if not bins:
         return sentence("No image has a probability.", title)
     figure = blank(5.4 * DPI, 6.3 * DPI, title)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1), subplot_kw={"axisbelow": True})
     width = bins[0]["to"] - bins[0]["from"]
     hatched = {"facecolor": "white", "edgecolor": BLUE, "hatch": "////"}
     hatched["label"] = f"accuracy of fewer than {ENOUGH_IMAGES} images"
@@ -125,9 +125,8 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     lower.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
-    for axes in (upper, lower):
-        axes.grid()
-        axes.set_axisbelow(True)
+    upper.grid()
+    lower.grid()
     return figure
 
 
@@ -198,11 +197,6 @@ def _chart(title: str, **settings: Any) -> tuple[Figure, Axes]:
     axes = figure.add_subplot(**settings)
     axes.grid()
     return figure, axes
-
-
-def _percent(share: float) -> str:
-    """Returns `54`; rounds to 0 and 100 only what is exactly that."""
-    return "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
 
 
 def _smoothed(values: np.ndarray, window: int, low: float, high: float) -> np.ndarray:

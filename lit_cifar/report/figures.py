@@ -10,12 +10,11 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import ceil
+from math import ceil, isnan
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Rectangle
@@ -60,7 +59,6 @@ def drawing() -> Iterator[None]:
 def blank(width: float, height: float, title: str = "") -> Figure:
     """Returns a figure of this size in pixels. With a title, it arranges its axes by itself."""
     figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
-    FigureCanvasAgg(figure)
     if title:
         text = wrap(title, (width - 60) / PIXELS_PER_POINT, 3, size=TITLE_SIZE, bold=True)
         figure.suptitle(text, x=0.02, ha="left", size=TITLE_SIZE, weight="bold")
@@ -77,10 +75,7 @@ def cut(text: str, width: float, size: float = TEXT_SIZE, bold: bool = False) ->
 
 
 def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE, bold: bool = False) -> str:
-    """Returns text in at most so many lines of this width in points.
-
-    Lines break at line ends and after spaces, `_`, `-` and `/`.
-    """
+    """Returns text in at most so many lines of this width in points, broken at spaces and after `_`, `-` and `/`."""
     rows = [""]
     for word in re.findall(r"\S+?(?:[_/-]+|\s+|$)", text):
         full = rows[-1].endswith("\n") or _width_of((rows[-1] + word).rstrip(), size, bold) > width
@@ -91,7 +86,6 @@ def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE, bold: boo
 
 
 def _width_of(text: str, size: float, bold: bool) -> float:
-    """Returns the width of a line in points."""
     font = FontProperties(family=FONT, size=size, weight="bold" if bold else "normal")
     return text_to_path.get_text_width_height_descent(text, font, False)[0]
 
@@ -116,10 +110,8 @@ def image_grid(
     scale = side / max(height, width)
     height, width = (round(length * (int(scale) if scale > 1 else scale)) for length in (height, width))
     margin, gap, cell = 28, 28, max(width, 128)
-    texts = [
-        wrap(text, (cell + gap - 8) / PIXELS_PER_POINT, 6, bold=bold)
-        for text, bold in zip(captions, marked, strict=True)
-    ]
+    caption_width = (cell + gap - 8) / PIXELS_PER_POINT
+    texts = [wrap(text, caption_width, 6, bold=bold) for text, bold in zip(captions, marked, strict=True)]
     step_x, step_y = cell + gap, height + 8 + max(map(_height_of, texts)) + gap
 
     total_width = 2 * margin + max(512, columns * step_x - gap)
@@ -151,27 +143,22 @@ def image_grid(
 
 
 def predictions(images: Tensor, entries: Sequence[dict[str, Any]], title: str, framed: bool = True) -> Figure:
-    """Draws the test images of entries of report.json, with what was predicted and, if that is wrong, what is true.
+    """Draws those of all test images, uint8 `[N, 3, H, W]`, that entries of report.json are about.
 
-    Args:
-        images: All test images, uint8 `[N, 3, H, W]`.
-        entries: What report.json says about some of them.
-        title: The first line of the title.
-        framed: Whether wrong predictions have a frame.
+    Captions say what was predicted and, if that is wrong, what is true. Wrong predictions may be framed.
     """
     if not entries:
         return sentence("There are no such images.", title)
     wrong = [entry["class"] != entry["predicted"] for entry in entries]
     captions = []
     for entry, bad in zip(entries, wrong, strict=True):
-        known = entry["probability"] == entry["probability"]  # not NaN
-        probability = f" ({percent(entry['probability'])})" if known else ""
+        probability = "" if isnan(entry["probability"]) else f" ({percent(entry['probability'])})"
         actual = f"\nactually {cut(entry['class'], 150)}" if bad else ""
         captions.append(f"{cut(entry['predicted'], 150)}{probability}{actual}")
-    legend = "Captions: the predicted class with its probability, and the actual class if that differs."
-    legend += " Wrong predictions are framed." if framed else ""
+    title += "\nCaptions: the predicted class with its probability, and the actual class if that differs."
+    title += " Wrong predictions are framed." if framed else ""
     shown = images[[entry["image"] for entry in entries]]
-    return image_grid(shown, captions, f"{title}\n{legend}", marked=[framed and bad for bad in wrong])
+    return image_grid(shown, captions, title, marked=[framed and bad for bad in wrong])
 
 
 @drawing()
@@ -186,11 +173,7 @@ def sentence(text: str, title: str) -> Figure:
 
 @drawing()
 def save(figure: Figure, path: Path, flag: str = RUNS_FLAG) -> Path:
-    """Writes a PNG, whole or not at all, and returns its path; `flag` sets another place to write to.
-
-    Raises:
-        UserError: The file can't be written.
-    """
+    """Writes a PNG, whole or not at all, and returns its path. Raises UserError, which names `flag`, if it can't."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi="figure", metadata={"Software": None})
     return write_whole(path, png.getvalue(), flag)

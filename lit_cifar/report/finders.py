@@ -9,15 +9,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from pytorch_lightning import LightningModule
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from pytorch_lightning.tuner import lr_finder
 from tqdm.auto import tqdm
 
 from lit_cifar.errors import UsageError
-from lit_cifar.report import tables
+from lit_cifar.report import charts, figures, tables
 from lit_cifar.report.run_report import run_folder
-from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.trainer import learning_rate_is_updated
 
 FINDERS = (LearningRateFinder, BatchSizeFinder)
@@ -25,32 +23,26 @@ BETA = 0.98  # of Lightning's running mean
 
 
 class Finders(Callback):
-    """Refuses what Lightning's finders can't do, and reports what they found."""
+    """Reports what Lightning's finders found.
+
+    Raises UsageError if an optimizer has several learning rates, which LearningRateFinder would make all the same.
+    """
 
     def __init__(self) -> None:
         self._search = ExitStack()
 
-    def setup(self, trainer: Any, pl_module: LightningModule, stage: str) -> None:
-        """Prepares the search.
-
-        Raises:
-            UsageError: The optimizer has several learning rates, which LearningRateFinder would make all the same.
-        """
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
-        assert isinstance(pl_module, LitClassifier)
         optimizer = pl_module.new_optimizer()
         rates = {group["lr"] for group in optimizer.param_groups}
         if len(rates) > 1 and any(isinstance(callback, LearningRateFinder) for callback in trainer.callbacks):
-            raise UsageError(
-                "optimizer-refused",
-                f"LearningRateFinder finds a single learning rate, but {type(optimizer).__name__} has several"
-                f" ({', '.join(map(str, sorted(rates)))}); leave the callback out, or use another --model.optimizer",
-            )
+            several = f"LearningRateFinder finds one rate, but {type(optimizer).__name__} has {sorted(rates)}"
+            raise UsageError("optimizer-refused", f"{several}; use another --model.optimizer, or drop the callback")
         self._search.callback(setattr, lr_finder, "tqdm", lr_finder.tqdm)  # type: ignore[attr-defined]
         lr_finder.tqdm = partial(tqdm, disable=None)  # type: ignore[attr-defined]  # a bar only on terminals
 
-    def on_fit_start(self, trainer: Any, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Sets the learning rate from the finder's curve, draws the curve, and prints what was found."""
         self._search.close()
         folder = run_folder(trainer)
@@ -66,14 +58,12 @@ class Finders(Callback):
                     path = folder and folder / "lr_finder.png"
                     tables.print_found(f"learning rate {found:.2g}", "LearningRateFinder", path)
                     if path:
-                        from lit_cifar.report.charts import learning_rates
-                        from lit_cifar.report.figures import save
-
-                        save(learning_rates(rates[middle : middle + len(smooth)], smooth.tolist(), found), path)
+                        tried = rates[middle : middle + len(smooth)]
+                        figures.save(charts.learning_rates(tried, smooth.tolist(), found), path)
             elif isinstance(callback, BatchSizeFinder) and callback.optimal_batch_size and trainer.is_global_zero:
                 tables.print_found(f"batch size {callback.optimal_batch_size:,}", "BatchSizeFinder")
 
-    def on_exception(self, trainer: Any, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         self._search.close()
 
 

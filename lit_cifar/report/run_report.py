@@ -1,89 +1,91 @@
 """What a run leaves for people: report.json, and the figures, tables and page that are drawn from it.
 
-Every number is written once, in report.json. Nothing is measured here but the time of the test.
+Every number is written once, in report.json. Nothing is measured here but the time of the test. report.html can be
+mailed: it loads nothing from the network and runs no script, as its Content-Security-Policy says.
 """
 
 import json
 import math
 import platform
+import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from matplotlib.figure import Figure
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
+from lit_cifar.data.pictures import data_url, png
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
-from lit_cifar.evaluation.metrics import class_scores
-from lit_cifar.report import tables
-from lit_cifar.report.loggers import log_report
-from lit_cifar.runs.card import RunCard
+from lit_cifar.evaluation.metrics import class_scores, percent
+from lit_cifar.report import charts, figures, tables
+from lit_cifar.runs.card import Description, RunCard
 from lit_cifar.training.classifier import LitClassifier
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
+CONSTANT = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # in a run, however often it is resumed
+TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
+"""What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
 
 
 class RunReport(Callback):
     """Prints what a run trains on, and writes and prints the report after its test."""
 
-    def __init__(self) -> None:
-        self._test_started = 0.0
-        self._trained = False
+    _test_started = 0.0
+    _trained = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._trained = True
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+        if trainer.is_global_zero:
             data = pl_module.datamodule
             train, validation = data.split()
+            parameters = sum(parameter.numel() for parameter in pl_module.net.parameters())
             tables.print_drawn_box(data.images)
             tables.print_start(
                 f"{data.title}, {len(data.classes)} classes: {len(train):,} images to train on,"
                 f" {len(validation):,} held out, {len(data.images.test.labels):,} to test",
-                f"{type(pl_module.net).__name__}, {_parameters(pl_module):,} parameters",
+                f"{type(pl_module.net).__name__}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._test_started = time.perf_counter()
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
         test_seconds = time.perf_counter() - self._test_started
         folder = run_folder(trainer)
-        if not isinstance(pl_module, LitClassifier):
-            return
         logits = in_order(trainer, pl_module.test_logits)
         if trainer.is_global_zero:
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers)
-            written = _write(folder, trainer, pl_module, report, answers) if folder else []
+            written = _write(folder, pl_module, report, answers) if folder else []
             tables.print_report(report, data.title, self._trained)
             tables.print_drawn_box(data.images)
             if written:
                 tables.print_run_folder(written)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Prints what `validate` measured. During training, the progress bar shows it."""
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier) and trainer.state.fn == "validate":
+        if trainer.is_global_zero and trainer.state.fn == "validate":
             found, data = pl_module.val_results, pl_module.datamodule
-            recall = class_scores(found["confusion_matrix"], data.classes)["class_recall"]
-            seen = {name: accuracy for name, accuracy in recall.items() if accuracy is not None}
-            total = int(found["confusion_matrix"].sum())
-            tables.print_accuracies("images held out of training", total, float(found["accuracy"]), seen, data.title)
+            matrix, accuracy = found["confusion_matrix"], float(found["accuracy"])
+            recall = class_scores(matrix, data.classes)["class_recall"]
+            tables.print_accuracies("images held out of training", int(matrix.sum()), accuracy, recall, data.title)
 
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""
         folder = run_folder(trainer)
         probabilities = in_order(trainer, cast(list[Tensor], trainer.predict_loop.predictions))
-        if trainer.is_global_zero and isinstance(pl_module, LitClassifier):
+        if trainer.is_global_zero:
             path = (folder or Path(trainer.default_root_dir)) / "predictions.csv"
             data = pl_module.datamodule
             true = [data.classes[label] for label in data.images.test.labels[: len(probabilities)].tolist()]
@@ -98,12 +100,7 @@ def run_folder(trainer: Trainer) -> Path | None:
 
 
 def in_order(trainer: Trainer, batches: Sequence[Tensor]) -> Tensor:
-    """Returns one row for each image of a loader, in its order, on the CPU.
-
-    Args:
-        trainer: The Trainer, on every rank.
-        batches: The rows of this rank's shares of the loader's batches.
-    """
+    """Returns one row for each image of a loader, in its order, on the CPU, from each rank's shares of the batches."""
     here = [share.cpu() for share in batches]
     shares = [here] * trainer.world_size
     if trainer.world_size > 1:
@@ -124,7 +121,7 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "drawn_because": data.images.why_drawn or None,
         "seed": card.seed,
         "net": card.net["class_path"],
-        "parameters": _parameters(module),
+        "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
         "batch_size": card.batch_size,
@@ -157,67 +154,88 @@ def device_name(trainer: Trainer) -> str:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):  # not Linux
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # not Linux
     return platform.processor() or platform.machine()
 
 
-def _parameters(module: LitClassifier) -> int:
-    return sum(parameter.numel() for parameter in module.net.parameters())
-
-
-def _write(
-    folder: Path, trainer: Trainer, module: LitClassifier, report: dict[str, Any], answers: Answers
-) -> list[Path]:
-    """Writes report.json, PNGs and report.html into the run folder, hands figures to the loggers; returns the paths."""
-    from lit_cifar.report import figures, html
-
+def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers) -> list[Path]:
+    """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    data = module.datamodule
-    drawn = _draw(module, report, answers)
-    paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
-    config = folder / "config.yaml"  # written by the command line
-    recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    embedded = {name: path for name, path in paths.items() if name in ("confusion", "loss", "reliability")}
-    write_whole(folder / "report.html", html.render(report, data.title, data.images.test.images, embedded, recipe))
-
-    train = data.images.train
-    chosen = data.split()[0]
-    chosen = chosen[_spread(len(chosen))]
-    captions = [data.classes[label] for label in train.labels[chosen]]
-    title = f"Training images of {data.title}"
-    drawn["training images"] = figures.image_grid(train.images[chosen], captions, title)
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
-    with writing(folder):
-        log_report(trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn, step)
-    return [folder / "report.html", folder / "report.json", *paths.values()]
-
-
-def _draw(module: LitClassifier, report: dict[str, Any], answers: Answers) -> dict[str, "Figure"]:
-    """Returns the figures of a test, by the names of their files."""
-    from lit_cifar.report import charts
-    from lit_cifar.report.figures import predictions
-
     data, title, curves = module.datamodule, module.datamodule.title, module.record.curves
     images, sample = data.images.test.images, entries(answers, data.classes, _spread(len(answers.labels)))
     mistakes, uncertain = report["confident_mistakes"], report["uncertain_images"]
     drawn = {
         "classes": charts.per_class(report, f"Precision, recall and F1 of each class on {title}"),
         "confusion": charts.confusion(report["confusion_matrix"], data.classes, f"Confusion matrix on {title}"),
-        "mistakes": predictions(images, mistakes, f"Most confident mistakes on {title}", framed=False),
-        "predictions": predictions(images, sample, f"Test images of {title}"),
+        "mistakes": figures.predictions(images, mistakes, f"Most confident mistakes on {title}", framed=False),
+        "predictions": figures.predictions(images, sample, f"Test images of {title}"),
         "reliability": charts.reliability(report, f"Accuracy against confidence on {title}"),
-        "uncertain": predictions(images, uncertain, f"Least confident predictions on {title}"),
+        "uncertain": figures.predictions(images, uncertain, f"Least confident predictions on {title}"),
     }
     if curves["train/loss"] or curves["val/loss"]:
         drawn["loss"] = charts.loss(curves["train/loss"], curves["val/loss"], f"Loss of {report['recipe']} on {title}")
-    return drawn
+    paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
+    config = folder / "config.yaml"  # written by the command line
+    recipe = config.read_text(encoding="utf-8") if config.exists() else ""
+    write_whole(folder / "report.html", render_page(report, title, images, paths, recipe))
+
+    train, indices = data.images.train, data.split()[0]
+    chosen = indices[_spread(len(indices))]
+    captions = [data.classes[label] for label in train.labels[chosen]]
+    drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {title}")
+    with writing(folder):
+        log_report(module.trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn)
+    return [folder / "report.html", folder / "report.json", *paths.values()]
 
 
 def _spread(count: int) -> Tensor:
     """Returns the places of up to 32 images from all over a set."""
     return torch.linspace(0, count - 1, min(RANKED, count)).long()
+
+
+def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
+    """Returns report.html of a report on a data set of this title, with the content of config.yaml.
+
+    Images are all test images, uint8 `[N, 3, H, W]`; the browser enlarges them without smoothing. Of the PNGs by name,
+    the page shows confusion, reliability and, if it is there, loss.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.02 s
+
+    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
+    environment.filters |= {"duration": tables.duration, "plural": tables.plural}
+    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
+    environment.globals["picture"] = lambda image: data_url(png(images[image]))
+    environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
+    template = environment.get_template("report.html.jinja")
+    return template.render(report=report, data=data, figures=pngs, config=config)
+
+
+def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure]) -> None:
+    """Hands the report's header and results, the optimizer and the figures to each of Lightning's loggers."""
+    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
+    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
+    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
+    settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
+    tried = {name: settings[name] for name in TRIED}
+    tried |= {name: str(settings[name]).rpartition(".")[2] for name in ("net", "optimizer")}
+    with figures.drawing(), tempfile.TemporaryDirectory() as folder:
+        for logger in loggers:
+            if isinstance(logger, TensorBoardLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.add_figure(name, figure, step)
+                logger.log_hyperparams(tried, results, step)
+            elif isinstance(logger, MLFlowLogger):
+                for name, figure in drawn.items():
+                    logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
+                logger.log_hyperparams({name: settings[name] for name in CONSTANT})
+            else:
+                logger.log_hyperparams(settings)
+                if hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
+                    for name, figure in drawn.items():
+                        path = figures.save(figure, Path(folder) / f"{name}.png")
+                        logger.log_image(name, [str(path)], step=step)
+            logger.save()

@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
@@ -21,8 +21,7 @@ from lit_cifar.evaluation.metrics import percent
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
-Guesses = list[tuple[str, float]]
-"""Classes with their probabilities, the most probable first."""
+Guesses = list[tuple[str, float]]  # classes with their probabilities, the most probable first
 
 
 def _console(soft_wrap: bool = True, markup: bool = True) -> Console:
@@ -31,10 +30,8 @@ def _console(soft_wrap: bool = True, markup: bool = True) -> Console:
 
 def duration(seconds: float) -> str:
     """Returns `2.6 s`, `41 s` or `12 min 05 s`."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
     if seconds < 600:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
 
 
@@ -55,8 +52,8 @@ def print_drawn_box(images: Images) -> None:
     if images.why_drawn:
         text = (
             "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
-            f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         )
+        text += f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         _console(soft_wrap=False).print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
 
 
@@ -66,22 +63,19 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
         epochs, seconds = plural(report["epochs"], "epoch"), duration(report["train_seconds"])
         _console().print(f"Finished training: {epochs}, {report['steps']:,} steps in {seconds}")
     total = sum(map(sum, report["confusion_matrix"]))
-    tested = {name: accuracy for name, accuracy in report["class_accuracy"].items() if accuracy is not None}
-    print_accuracies("test images", total, report["test_accuracy"], tested, data)
+    print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
 
 
-def print_accuracies(images: str, total: int, accuracy: float, per_class: dict[str, float], data: str) -> None:
-    """Prints the accuracy on all images as the tutorial does, and a table of the classes."""
+def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[str, float | None], data: str) -> None:
+    """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images."""
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("class", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    names = [printable(name) for name in per_class]
-    bar = min(BAR, console.width - max(map(cell_len, ["class", *names])) - len("accuracy") - 4)
-    for name, fraction in zip(names, per_class.values(), strict=True):
+    accuracies = Column("accuracy", justify="right", no_wrap=True)
+    table = Table(Column("class", no_wrap=True), accuracies, Column(no_wrap=True), box=None, pad_edge=False)
+    rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
+    bar = min(BAR, console.width - max(map(cell_len, ["class", *(name for name, _ in rows)])) - len("accuracy") - 4)
+    for name, fraction in rows:
         table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
     console.print(table)
 
@@ -91,14 +85,12 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
     console = _console(soft_wrap=False, markup=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 10_000  # into a pipe, one line a file, however long its name is
-    table = Table(box=None, pad_edge=False)
-    table.add_column("file", overflow="fold")
-    table.add_column("class", overflow="fold")
-    table.add_column("prob.", justify="right", no_wrap=True)
-    table.add_column("runners-up", no_wrap=True)
+    names = [Column(name, overflow="fold") for name in ("file", "class")]
+    others = [Column("prob.", justify="right", no_wrap=True), Column("runners-up", no_wrap=True)]
+    table = Table(*names, *others, box=None, pad_edge=False)
     between = "\n" if console.width < NARROW else ", "
-    for file, (best, *others) in zip(files, guesses, strict=False):
-        runners_up = between.join(f"{printable(name)} {percent(value)}" for name, value in others)
+    for file, (best, *rest) in zip(files, guesses, strict=False):
+        runners_up = between.join(f"{printable(name)} {percent(value)}" for name, value in rest)
         table.add_row(printable(str(file)), printable(best[0]), percent(best[1]), runners_up)
     console.print(table)
     if count > len(files):
@@ -106,16 +98,11 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
 
 
 def write_predictions(
-    path: Path,
-    columns: Mapping[str, Sequence[object]],
-    probabilities: Tensor,
-    classes: Sequence[str],
-    flag: str = RUNS_FLAG,
+    path: Path, columns: Mapping[str, Iterable], probabilities: Tensor, classes: Sequence[str], flag: str = RUNS_FLAG
 ) -> None:
     """Writes predictions.csv, whole or not at all: for each image the columns, its predicted class, and `[N, C]`.
 
-    Raises:
-        UserError: The file can't be written; the message names the flag that sets another place.
+    Raises UserError, which names `flag`, if it can't.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
