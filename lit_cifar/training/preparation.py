@@ -82,10 +82,7 @@ def compile_net(net: nn.Module, device: torch.device) -> None:
 
 
 def fast_precision(device: torch.device) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
-    """Returns bf16 if the device multiplies it faster than float32, half on older CUDA devices, otherwise float32.
-
-    A CPU needs AMX or AVX-512-BF16: without them, bf16 works but is slower than float32.
-    """
+    """Returns bf16 if faster than float32 (on a CPU: with AMX or AVX-512-BF16), half on older CUDA, or float32."""
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "16-mixed"
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):

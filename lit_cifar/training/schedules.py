@@ -100,10 +100,7 @@ def share_done(trainer: pl.Trainer, epoch: float) -> float:
 
 
 def _length(trainer: pl.Trainer, interval: str) -> int | None:
-    """Returns the epochs or steps of a training, if known.
-
-    Steps are those of all epochs even if `max_steps` ends the training earlier; without `max_epochs`, `max_steps`.
-    """
+    """Returns the epochs or steps of a training, if known; steps are `max_steps` only if there is no `max_epochs`."""
     epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
     if interval == "epoch":
         return epochs

@@ -66,6 +66,11 @@ class GradientExchange:
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:  # of network and loss, the same on every process
         self._weights = [weight for weight in weights if weight.requires_grad]
 
+    @staticmethod
+    def serves(net: nn.Module) -> bool:
+        """Returns whether `net` has few weights, and no buffers to keep the same everywhere."""
+        return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
+
     def __call__(self, weight: float) -> None:
         """Replaces the gradients by their sum over all processes, each times the weight of its share."""
         weights = [each for each in self._weights if each.grad is not None]
@@ -74,11 +79,6 @@ class GradientExchange:
         torch.distributed.all_reduce(flat)
         for each, gradient in zip(weights, flat.split([each.numel() for each in weights]), strict=True):
             each.grad = gradient.view_as(each)
-
-
-def fits_one_message(net: nn.Module) -> bool:
-    """Returns whether GradientExchange serves a network: few weights, and no buffers to keep the same everywhere."""
-    return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
 
 
 @dataclass(eq=False)

@@ -29,7 +29,7 @@ from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.recorded import RecordedStep, can_record
-from lit_cifar.training.step import DirectStep, GradientExchange, fits_one_message, torch_threads
+from lit_cifar.training.step import DirectStep, GradientExchange, torch_threads
 
 SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
@@ -85,7 +85,7 @@ class Trainer(pl.Trainer):
         optimizer, alone, strategy = self.optimizers[0], self.world_size == 1, self.strategy
         plain_ddp = type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None
         if (
-            not (alone or (plain_ddp and fits_one_message(module.net)))
+            not (alone or (plain_ddp and GradientExchange.serves(module.net)))
             or self.precision not in PRECISIONS[:2]
             or self.accumulate_grad_batches > 1
             or self.gradient_clip_val

@@ -89,9 +89,8 @@ class LitProgressBar(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
-            validations = pl_module.record.curves["val/loss"]
             accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
-            new = bool(validations) and validations[-1][0] == trainer.global_step
+            new = trainer.global_step in dict(pl_module.record.curves["val/loss"])
             end = f"  validation accuracy: {percent(float(accuracy))}" if new and accuracy is not None else ""
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx + 1, end)
 
