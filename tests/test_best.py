@@ -12,7 +12,7 @@ from conftest import Cli
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
-from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint
 
 RIGHT, WRONG, NONE = torch.eye(3), torch.eye(3).roll(1, 1), torch.zeros(3, 3)
 """Weights of a layer that tells classes by their colour: accuracies of 1, 0 and 1/3."""

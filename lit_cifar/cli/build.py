@@ -22,8 +22,7 @@ from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
 from lit_cifar.runs.network import default_net, own_net
-from lit_cifar.training.callbacks.best_checkpoint import BestCheckpoint
-from lit_cifar.training.callbacks.resume_checkpoint import LastCheckpoint
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned

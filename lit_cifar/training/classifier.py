@@ -1,8 +1,8 @@
 """LitClassifier: loss, optimizer and metrics around any network that turns images into logits.
 
-It reads in the order of its life. The first hundred lines are its settings; the second hundred prepare and train; the
-third evaluate and write checkpoints. Loading and predicting are in predictor.py. It is exact on any number of devices:
-the gradient is that of the whole batch even if the shares are uneven, and every image of an evaluation counts once.
+It reads in the order of its life: settings, preparation, training, evaluation, checkpoints. Loading and predicting are
+in predictor.py. On any number of devices, the gradient is that of the whole batch even if the shares are uneven, and
+every image of an evaluation counts once.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +14,6 @@ import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 from torchmetrics import MetricCollection
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -27,7 +26,7 @@ from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.divergence import DivergenceWatch
 from lit_cifar.training.history import TrainingRecord
-from lit_cifar.training.optimizers import Muon, new_optimizer
+from lit_cifar.training.optimizers import Muon
 from lit_cifar.training.predictor import EVALUATION, Predictor, require
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
@@ -59,7 +58,7 @@ class LitClassifier(Predictor):
         optimizer: OptimizerCallable = lambda parameters: torch.optim.SGD(parameters, lr=0.001, momentum=0.9),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
-        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+        loss: nn.Module | Callable[[Tensor, Tensor], Tensor] = nn.functional.cross_entropy,
         slice_size: int = 0,
         sides: Sequence[tuple[float, int]] = (),
         test_time_augmentation: Views = "none",
@@ -95,15 +94,21 @@ class LitClassifier(Predictor):
             self._checked = parts
 
     def new_optimizer(self) -> torch.optim.Optimizer:
-        return new_optimizer(self.make_optimizer, self.parameters())
+        """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
+        try:
+            optimizer = self.make_optimizer(self.parameters())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
+        if isinstance(optimizer, torch.optim.SparseAdam):
+            raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
+        return optimizer
 
     def make_card(self, data: CIFAR10DataModule) -> RunCard:
         """Returns what trains on these data."""
         optimizer = describe(self.make_optimizer)
         if self.lr is not None:
             optimizer["init_args"]["lr"] = self.lr
-        schedule = self.make_lr_scheduler and describe(self.make_lr_scheduler)
-        transform = data.augmentation.transform
+        schedule, transform = self.make_lr_scheduler, data.augmentation.transform
         return RunCard(
             **{name: getattr(data, name) for name in ("val_size", "batch_size", "seed")},
             **{name: getattr(self, name) for name in ("recipe", "slice_size", *EVALUATION)},
@@ -115,7 +120,7 @@ class LitClassifier(Predictor):
             std=list(data.std),
             augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
             optimizer=optimizer,
-            lr_scheduler=schedule and schedule | {"interval": self.lr_scheduler_interval},
+            lr_scheduler=schedule and describe(schedule) | {"interval": self.lr_scheduler_interval},
             loss=describe(self.loss),
             sides=[[*pair] for pair in self.sides],
         )
@@ -258,11 +263,8 @@ class LitClassifier(Predictor):
         if self.trainer.state.fn == "fit":
             self._update_record()
         assert self.card is not None
-        checkpoint[KEY] = {
-            "card": self.card.as_dict(),
-            "history": self.record.state_dict(self.trainer),
-            "mlflow_run": mlflow_run(self.loggers),
-        }
+        card, history = self.card.as_dict(), self.record.state_dict(self.trainer)
+        checkpoint[KEY] = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         card = RunCard.from_dict(checkpoint[KEY]["card"])

@@ -26,17 +26,17 @@ class RandomVectors(pl.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise UsageError("value-out-of-range", f"--data.batch_size {batch_size} must be at least 1")
-        self.vectors = torch.randn(length, size, generator=torch.Generator().manual_seed(0))
-        self.batch_size = batch_size
+        vectors = torch.randn(length, size, generator=torch.Generator().manual_seed(0))
+        self.batches = vectors.split(batch_size)
 
     def train_dataloader(self) -> "RandomVectors":
         return self  # Lightning takes a plain list for several loaders
 
     def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.vectors.split(self.batch_size))
+        return iter(self.batches)
 
     def __len__(self) -> int:
-        return len(self.vectors.split(self.batch_size))
+        return len(self.batches)
 
 
 class Demonstration(pl.LightningModule):

@@ -1,23 +1,10 @@
-"""Optimizers that torch does not have."""
+"""An optimizer that torch does not have."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from lit_cifar.errors import UsageError
-
-
-def new_optimizer(make: Callable[..., torch.optim.Optimizer], weights: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
-    try:
-        optimizer = make(weights)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
-    if isinstance(optimizer, torch.optim.SparseAdam):
-        raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
-    return optimizer
 
 
 class Muon(torch.optim.Optimizer):
@@ -87,10 +74,9 @@ class Muon(torch.optim.Optimizer):
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
-                state = self.state[weight]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(weight)
-                gradient, buffer = weight.grad, state["momentum_buffer"]
+                if not self.state[weight]:
+                    self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
+                gradient, buffer = weight.grad, self.state[weight]["momentum_buffer"]
                 if group["weight_decay"] and (initial := group.get("initial_lr", group["lr"])):
                     gradient = gradient.add(weight, alpha=group["weight_decay"] / initial)
                 buffer.mul_(group["momentum"]).add_(gradient)
@@ -105,13 +91,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor, steps: int, precision: torch.dtype | None = None) -> Tensor:
-    """Returns `[m, n]` like `matrix`, but with all singular values near 1, by `steps` Newton-Schulz iterations.
-
-    Numbers are multiplied in `precision`; by default, the matrix's own.
-    """
+    """Returns `[m, n]` like `matrix`, but with singular values near 1, by Newton-Schulz iterations in `precision`."""
     a, b, c = 3.4445, -4.7750, 2.0315  # as steep as possible at zero; singular values end between 0.5 and 1.5
-    x = matrix.to(precision or matrix.dtype)
-    x = x / (matrix.norm() + 1e-7)
+    x = matrix.to(precision or matrix.dtype) / (matrix.norm() + 1e-7)
     if len(x) > x.shape[1]:
         x = x.T
     for _ in range(steps):

@@ -1,7 +1,4 @@
-"""What is done once, before the first step: network and loss are tried, the network is whitened and compiled.
-
-Here too: which precision the hardware is fast at, and keeping freed memory for the next step.
-"""
+"""Before the first step: network and loss are tried, the network is whitened and compiled, memory is kept."""
 
 import ctypes
 import logging
@@ -51,8 +48,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
                 raise UsageError("network-unfit", f"--model.net: {name} must return logits [N, classes], not {shape}")
     classes = len(data.classes)
     if logits.shape[1] != classes:
-        have = "have" if data.images.kind == "drawn" else "has"
-        sentence = f"The network has {logits.shape[1]} outputs, but {data.title} {have} {classes} classes"
+        sentence = f"The network has {logits.shape[1]} outputs, but there are {classes} classes in {data.title}"
         raise UsageError("network-classes", f"{sentence}; set --model.net.init_args.num_classes {classes}")
     labels = torch.zeros(classes + 1, dtype=torch.int64, device=weight.device)
     try:
@@ -70,28 +66,23 @@ def compile_net(net: nn.Module, device: torch.device) -> None:
     """Makes `net` compile itself at its first use, or raises UserError without a compiler; weights keep their names."""
     from torch._dynamo.exc import TorchDynamoException  # imports torch's compiler: 1 s
 
+    def concerns(record: logging.LogRecord) -> bool:  # nothing is compiled for the GPU that a warning misses
+        return "No CUDA runtime is found" not in record.getMessage()
+
     log = logging.getLogger("torch.utils.cpp_extension")
-    log.addFilter(_concerns)
+    log.addFilter(concerns)
     try:
         torch.compile(torch.sin)(torch.zeros(8, device=device))  # 3 s; a network takes a minute
     except (TorchDynamoException, RuntimeError) as error:
-        sentence = f"--model.compile true: torch can't compile for {device.type} here ({reason(error)});"
-        remedy = "install a C++ compiler (CPU) or Triton (CUDA), or leave the option out"
-        raise UserError("compile-failed", f"{sentence} {remedy}") from error
+        sentence = f"--model.compile true: torch can't compile for {device.type} ({reason(error)})"
+        raise UserError("compile-failed", f"{sentence}; install a C++ compiler or, for CUDA, Triton") from error
     finally:
-        log.removeFilter(_concerns)
+        log.removeFilter(concerns)
     net.compile()
 
 
-def _concerns(record: logging.LogRecord) -> bool:  # nothing is compiled for the GPU that a warning misses
-    return "No CUDA runtime is found" not in record.getMessage()
-
-
 def fast_precision(device: torch.device) -> Literal["bf16-mixed", "16-mixed", "32-true"]:
-    """Returns bf16 if the device multiplies it faster than float32, half on older CUDA devices, otherwise float32.
-
-    A CPU needs AMX or AVX-512-BF16: without them, bf16 works but is slower than float32.
-    """
+    """Returns bf16 if faster than float32 (on a CPU: with AMX or AVX-512-BF16), half on older CUDA, or float32."""
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.get_device_capability(device) >= (8, 0) else "16-mixed"
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
@@ -111,13 +102,10 @@ def chosen_device(accelerator: Any) -> torch.device:
 def keep_freed_memory() -> None:
     """Makes glibc keep freed blocks of less than 1 GiB (32 MiB in older versions); does nothing elsewhere.
 
-    A training step allocates the same tensors as the one before. By default, the memory of large ones goes back to the
-    system and returns page by page: 3 to 7 % of a step on a CPU, and most of what differs from run to run.
+    By default, the memory of large tensors goes back to the system after each step and returns page by page: 3 to 7 %
+    of a step on a CPU, and most of what differs from run to run.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
-    if mallopt is not None:
+    if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):  # musl has none
         mallopt(M_TRIM_THRESHOLD, 2**30)
         if not mallopt(M_MMAP_THRESHOLD, 2**30):
             mallopt(M_MMAP_THRESHOLD, 2**25)

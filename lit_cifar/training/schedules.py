@@ -56,7 +56,7 @@ def make_schedule(
 ) -> Any:
     """Makes a schedule that advances every `step` or `epoch` by `make`, a class, a function, or a partial of one.
 
-    One that takes `total_steps` and was given none gets the length of the training. UsageError: it refuses its
+    One that takes `total_steps` and was given none gets the length of the training. Raises UsageError if it refuses its
     arguments, ends before the training, or goes by a validation that there won't be.
     """
     given = make.keywords if isinstance(make, partial) else {}
@@ -70,12 +70,9 @@ def make_schedule(
         raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
     validates = trainer.datamodule.val_size and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1  # type: ignore[attr-defined]
     if isinstance(scheduler, ReduceLROnPlateau) and (interval == "step" or not validates):
-        raise UsageError(
-            "schedule-refused",
-            "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch; leave"
-            " --model.lr_scheduler_interval at epoch, hold images out with --data.val_size, and leave"
-            " --trainer.limit_val_batches and --trainer.check_val_every_n_epoch at 1",
-        )
+        plateau = "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch"
+        epoch = "--model.lr_scheduler_interval epoch and --data.val_size, and leave --trainer.limit_val_batches"
+        raise UsageError("schedule-refused", f"{plateau}; set {epoch} and --trainer.check_val_every_n_epoch at 1")
     require_room(scheduler, interval, trainer)
     return scheduler
 
@@ -103,10 +100,7 @@ def share_done(trainer: pl.Trainer, epoch: float) -> float:
 
 
 def _length(trainer: pl.Trainer, interval: str) -> int | None:
-    """Returns the epochs or steps of a training, if known.
-
-    Steps are those of all epochs even if `max_steps` ends the training earlier; without `max_epochs`, `max_steps`.
-    """
+    """Returns the epochs or steps of a training, if known; steps are `max_steps` only if there is no `max_epochs`."""
     epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
     if interval == "epoch":
         return epochs

@@ -1,16 +1,15 @@
 """One step of training: forward, loss, backward, optimizer.
 
-A batch is shared out over processes, and each share goes through the network in slices. What a share weighs and what is
-counted of it stands here once: Lightning's own loop (`LitClassifier.training_step`), `DirectStep` and `RecordedStep`
-(recorded.py) all use it.
+A batch is shared out over processes, and each share goes through the network in slices. `LitClassifier.training_step`,
+for Lightning's own loop, `DirectStep` and `RecordedStep` (recorded.py) all weigh and count shares as written here.
 
-Slices save time on a CPU: at batch 2,000 a convolutional network spends a third of its time moving activations to
-memory and back, and slices of 250 stay in the cache. Batch normalisation sees one slice at a time ("ghost batches",
-Hoffer et al., arXiv 1705.08741).
+Slices of 250 stay in the cache of a CPU; at batch 2,000, moving activations to memory takes a third of the time. Batch
+normalisation sees one slice at a time ("ghost batches", Hoffer et al., arXiv 1705.08741).
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
@@ -60,13 +59,17 @@ def count(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
 class GradientExchange:
     """Makes the gradient of every process that of the whole batch, with one message.
 
-    DistributedDataParallel begins to send while the backward pass still runs, which pays for large networks. A network
-    whose gradients fit into its first message gains nothing and pays for threads, hooks and copies: 5 ms of a step of
-    36 ms on two cores.
+    DistributedDataParallel sends during the backward pass, which pays for large networks. If all gradients fit into its
+    first message, it only costs threads, hooks and copies: 5 ms of a step of 36 ms on two cores.
     """
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:  # of network and loss, the same on every process
         self._weights = [weight for weight in weights if weight.requires_grad]
+
+    @staticmethod
+    def serves(net: nn.Module) -> bool:
+        """Returns whether `net` has few weights, and no buffers to keep the same everywhere."""
+        return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
 
     def __call__(self, weight: float) -> None:
         """Replaces the gradients by their sum over all processes, each times the weight of its share."""
@@ -78,34 +81,21 @@ class GradientExchange:
             each.grad = gradient.view_as(each)
 
 
-def fits_one_message(net: nn.Module) -> bool:
-    """Returns whether GradientExchange serves a network: few weights, and no buffers to keep the same everywhere."""
-    return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
-
-
+@dataclass(eq=False)
 class DirectStep:
-    """A step without Lightning's part in it, with any optimizer that steps without a closure.
+    """A step without Lightning's part in it, with any optimizer that steps without a closure."""
 
-    `net` turns images `[N, 3, H, W]` into logits `[N, C]`, `loss` is the mean of a batch, `exchange` is for other
-    processes, and `context` is that of forward passes, such as autocast.
-    """
-
-    def __init__(
-        self,
-        net: nn.Module,
-        loss: Loss,
-        optimizer: torch.optim.Optimizer,
-        exchange: GradientExchange | None = None,
-        context: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        self.net, self.loss, self.optimizer = net, loss, optimizer
-        self._exchange, self._context = exchange, context
+    net: nn.Module  # turns images `[N, 3, H, W]` into logits `[N, C]`
+    loss: Loss  # mean of a batch
+    optimizer: torch.optim.Optimizer
+    exchange: GradientExchange | None = None  # with other processes
+    context: Callable[[], AbstractContextManager[None]] = nullcontext  # of forward passes, such as autocast
 
     def __call__(self, share: Share) -> tuple[Tensor, Tensor]:
         """Trains on a share; returns its mean loss and its `count`."""
         loss, counts = self.backward(share)
-        if self._exchange is not None:
-            self._exchange(share.weight())
+        if self.exchange is not None:
+            self.exchange(share.weight())
         self.optimizer.step()
         return loss, counts
 
@@ -115,7 +105,7 @@ class DirectStep:
         counts = torch.zeros(2, device=share.images.device)
         slices = (tensor.tensor_split(share.slices) for tensor in (share.images, share.labels))
         for images, labels in zip(*slices, strict=True):
-            with self._context():
+            with self.context():
                 logits = self.net(images)
                 loss = self.loss(logits, labels)
             (loss * (len(labels) / len(share.labels))).backward()

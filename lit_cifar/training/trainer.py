@@ -1,9 +1,8 @@
 """Trainer: Lightning's, with a leaner loop for LitClassifier. No other file uses private names of Lightning.
 
-Of the 0.5 ms that Lightning's loop adds to a step, nine tenths go into moving a batch that is already on its device,
-collecting metrics that nobody logged, and calling hooks that do nothing. The leaner loop leaves them out if nothing
-depends on them. A callback that looks at batches or gradients, a subclass of LitClassifier, or a profiler gets
-Lightning's own loop, and so does every other module.
+Lightning's loop adds 0.5 ms to a step, of which nine tenths move a batch that is already on its device, collect metrics
+that nobody logged, and call hooks that do nothing. The leaner loop leaves them out. A callback that looks at batches or
+gradients, a subclass of LitClassifier, a profiler, or any other module gets Lightning's own loop.
 """
 
 import os
@@ -11,30 +10,26 @@ import time
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning import Callback
 from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, ProgressBar
-from pytorch_lightning.loops.evaluation_loop import _EvaluationLoop
+from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop  # type: ignore[attr-defined]
 from pytorch_lightning.loops.fetchers import _DataFetcher
-from pytorch_lightning.loops.fit_loop import _FitLoop
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
-from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-from torch.nn.functional import cross_entropy
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.recorded import RecordedStep, can_record
-from lit_cifar.training.step import DirectStep, GradientExchange, fits_one_message, torch_threads
+from lit_cifar.training.step import DirectStep, GradientExchange, torch_threads
 
 SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
@@ -44,15 +39,12 @@ LOST_SECONDS = 3.0  # a killed process is gone within milliseconds, but its brok
 
 
 class Trainer(pl.Trainer):
-    """Takes the arguments of Lightning's Trainer, and is the same for every module but LitClassifier.
-
-    For a LitClassifier, the progress bar is LitProgressBar by default, and the loop is leaner.
-    """
+    """Lightning's Trainer, but with a leaner loop and, by default, LitProgressBar for a LitClassifier."""
 
     @wraps(pl.Trainer.__init__)  # type: ignore[misc]  # the arguments are those of the command line
     def __init__(self, **options: Any) -> None:
         asked = options.get("callbacks") or []
-        has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, Callback) else asked))
+        has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, pl.Callback) else asked))
         super().__init__(**options)
         self._default_bar = None if has_bar else self.progress_bar_callback
         self.is_lean = False  # whether the last epoch of a LitClassifier was trained by the leaner loop
@@ -67,7 +59,14 @@ class Trainer(pl.Trainer):
         if not ours:
             return super()._run(model, *args, **kwargs)
         self._threads = torch.get_num_threads()
-        with warnings.catch_warnings(), _leaner_loops(self.fit_loop):
+        epoch_loop = self.fit_loop.epoch_loop
+        loops: list[Any] = [self.fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
+        leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop]
+        with warnings.catch_warnings(), ExitStack() as afterwards:
+            if [type(loop) for loop in loops] == [kind.__base__ for kind in leaner]:  # the user replaced none of them
+                for loop, kind in zip(loops, leaner, strict=True):  # their state stays where it is
+                    afterwards.callback(setattr, loop, "__class__", type(loop))
+                    loop.__class__ = kind
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # with torch 2.14
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # val_size is 0
             return super()._run(model, *args, **kwargs)
@@ -76,12 +75,8 @@ class Trainer(pl.Trainer):
         """Decides how the steps of an epoch are computed."""
         ours = type(module) is LitClassifier and type(self.datamodule) is CIFAR10DataModule  # type: ignore[attr-defined]
         others = [c for c in self.callbacks if not type(c).__module__.startswith("lit_cifar.training.callbacks.")]
-        self.is_lean = (
-            ours
-            and self.precision in PRECISIONS
-            and isinstance(self.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
-            and not any(_overrides(callback, BATCH_HOOKS + STEP_HOOKS) for callback in others)
-        )
+        plain = self.precision in PRECISIONS and isinstance(self.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
+        self.is_lean = ours and plain and not any(_overrides(callback, BATCH_HOOKS + STEP_HOOKS) for callback in others)
         watched = any(_overrides(callback, STEP_HOOKS) for callback in self.callbacks)
         self.direct_step = self._direct_step(module) if ours and not watched else None
 
@@ -90,7 +85,7 @@ class Trainer(pl.Trainer):
         optimizer, alone, strategy = self.optimizers[0], self.world_size == 1, self.strategy
         plain_ddp = type(strategy) is DDPStrategy and strategy._ddp_comm_hook is None and strategy._layer_sync is None
         if (
-            not (alone or (plain_ddp and fits_one_message(module.net)))
+            not (alone or (plain_ddp and GradientExchange.serves(module.net)))
             or self.precision not in PRECISIONS[:2]
             or self.accumulate_grad_batches > 1
             or self.gradient_clip_val
@@ -100,7 +95,7 @@ class Trainer(pl.Trainer):
         ):
             return None
         exchange = None if alone else GradientExchange(module.parameters())
-        plain = module.loss is cross_entropy and not module.slice_size and not module.compiled
+        plain = module.loss is torch.nn.functional.cross_entropy and not module.slice_size and not module.compiled
         if plain and self.precision == "32-true" and self.has_small_batches(module) and can_record(module.net):
             if isinstance(self.direct_step, RecordedStep) and self.direct_step.serves(module.net, optimizer):
                 return self.direct_step  # of the last epoch: to record again takes 0.3 s
@@ -109,24 +104,6 @@ class Trainer(pl.Trainer):
 
     def has_small_batches(self, module: LitClassifier) -> bool:  # for which one CPU thread is enough
         return module.device.type == "cpu" and module.datamodule.batch_size <= SMALL_BATCH * self.world_size
-
-
-@contextmanager
-def _leaner_loops(fit_loop: _FitLoop) -> Iterator[None]:
-    """Lets Lightning's loops behave as those below; their state stays where it is, and is theirs again afterwards."""
-    epoch_loop = fit_loop.epoch_loop
-    loops: list[Any] = [fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
-    kinds = [type(loop) for loop in loops]
-    leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop]
-    if kinds != [kind.__base__ for kind in leaner]:
-        leaner = kinds  # the user replaced one of them
-    try:
-        for loop, kind in zip(loops, leaner, strict=True):
-            loop.__class__ = kind
-        yield
-    finally:
-        for loop, kind in zip(loops, kinds, strict=True):
-            loop.__class__ = kind
 
 
 class FitLoop(_FitLoop):
@@ -213,8 +190,7 @@ class Optimization(_AutomaticOptimization):
         progress.zero_grad.increment_completed()
         progress.step.increment_ready()
         share = module.share(kwargs["batch"], batch_idx)
-        profiler = self.trainer.profiler  # type: ignore[attr-defined]
-        with profiler.profile("[LightningModule]LitClassifier.training_step"):
+        with self.trainer.profiler.profile("[LightningModule]LitClassifier.training_step"):  # type: ignore[attr-defined]
             loss, counts = self.trainer.direct_step(share)
         module.record.add(share, counts)
         module.log_step()
@@ -222,19 +198,19 @@ class Optimization(_AutomaticOptimization):
         return {"loss": loss}
 
 
-def _overrides(callback: Callback, hooks: tuple[str, ...]) -> bool:
+def _overrides(callback: pl.Callback, hooks: tuple[str, ...]) -> bool:
     """Returns whether a callback has one of the hooks, in its class or, like LambdaCallback, on its own."""
     checkpoint = isinstance(callback, ModelCheckpoint)
     if checkpoint and callback._every_n_train_steps < 1 and not callback._train_time_interval:  # type: ignore[attr-defined]
         hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # which does nothing then
-    return any(getattr(getattr(callback, name), "__func__", None) is not getattr(Callback, name) for name in hooks)
+    return any(getattr(getattr(callback, name), "__func__", None) is not getattr(pl.Callback, name) for name in hooks)
 
 
 def is_between_steps(trainer: pl.Trainer) -> bool:
     """Returns whether a checkpoint written now would be complete.
 
-    It isn't if gradients wait for those of the next batch, or if validation or the end of the epoch is next, which
-    Lightning leaves out if it resumes before it. Validation after every batch does not count: there would be no time.
+    It isn't if gradients wait for those of the next batch, or if validation or the end of the epoch is next: Lightning
+    would resume behind it. Validation after every batch does not count: there would be no time.
     """
     loop = trainer.fit_loop
     if loop._should_accumulate() or loop.epoch_loop._num_ready_batches_reached():

@@ -59,7 +59,6 @@ class DivergenceWatch:
             raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
 
     def require_finite_weights(self) -> None:
-        """Checks the weights, before a checkpoint is written."""
         if not _is_finite([*self._net.parameters()]):
             raise self._diverged(f"the weights are not finite at step {self._trainer.global_step:,}")
 
@@ -68,11 +67,9 @@ class DivergenceWatch:
         rate = optimizer.param_groups[0]["lr"]
         mixed = str(self._trainer.precision).endswith("mixed")
         unfused = " --model.optimizer.fused false" if optimizer.defaults.get("fused") and mixed else ""
-        return DivergedError(
-            "diverged",
-            f"{what} (learning rate {rate:g}): {self._first_overflow()}; lower --model.optimizer.lr, or limit gradients"
-            f" with --trainer.gradient_clip_val 1{unfused} (earlier checkpoints are kept)",
-        )
+        remedy = f"lower --model.optimizer.lr, or limit gradients with --trainer.gradient_clip_val 1{unfused}"
+        sentence = f"{what} (learning rate {rate:g}): {self._first_overflow()}; {remedy} (earlier checkpoints are kept)"
+        return DivergedError("diverged", sentence)
 
     @torch.no_grad()
     def _first_overflow(self) -> str:

@@ -7,10 +7,11 @@ import time
 from statistics import fmean
 from typing import Any
 
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -24,35 +25,26 @@ class LitProgressBar(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._enabled = self._is_first_rank = True
+        self._enabled = True
         self._progress: Progress | None = None
-        self._tasks: list[TaskID] = []
         self._next = 0.0
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._is_first_rank = trainer.is_global_zero
-        super().setup(trainer, pl_module, stage)
 
     def disable(self) -> None:
         self._enabled = False
 
     def enable(self) -> None:
-        self._enabled = self._is_first_rank  # Lightning's finders call it on all ranks
+        self._enabled = not rank_zero_only.rank  # type: ignore[attr-defined]  # Lightning's finders call it on all ranks
 
     def _begin(self, description: str, total: float) -> None:
         """Adds a bar, below that of the epoch if one is shown."""
-        if not self._enabled:
-            return
-        if self._progress is None:
-            console = Console()
-            if not console.is_terminal:
-                return
+        if self._progress is None and self._enabled and (console := Console()).is_terminal:
             numbers = (MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn(), "{task.fields[loss]}")
             columns = ("{task.description}", BarColumn(bar_width=None), *numbers)
             self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
             self._progress.start()
-        known = None if total == float("inf") else total
-        self._tasks.append(self._progress.add_task(description, total=known, loss="", rate=""))
+        if self._progress is not None:
+            known = None if total == float("inf") else total
+            self._progress.add_task(description, total=known, loss="", rate="")
 
     def _move(self, done: int, module: LightningModule | None = None) -> None:
         now = time.monotonic()
@@ -60,19 +52,15 @@ class LitProgressBar(ProgressBar):
             return
         self._next = now + SECONDS_BETWEEN_DRAWINGS
         curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
-        speed = self._progress.tasks[-1].speed
-        self._progress.update(
-            self._tasks[-1],
-            completed=done,
-            loss=f"loss {curve[-1][1]:.3f}" if curve else "",
-            rate=f"{speed:,.0f} steps/s" if speed else "",
-            refresh=True,
-        )
+        loss = f"loss {curve[-1][1]:.3f}" if curve else ""
+        task = self._progress.tasks[-1]
+        rate = f"{task.speed:,.0f} steps/s" if task.speed else ""
+        self._progress.update(task.id, completed=done, loss=loss, rate=rate, refresh=True)
 
     def _end(self) -> None:
         if self._progress is not None:
-            self._progress.remove_task(self._tasks.pop())
-            if not self._tasks:
+            self._progress.remove_task(self._progress.task_ids[-1])
+            if not self._progress.task_ids:
                 self._progress.stop()
                 self._progress = None
 
@@ -84,32 +72,30 @@ class LitProgressBar(ProgressBar):
         epochs = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else "?"
         self._begin(f"Epoch {trainer.current_epoch + 1}/{epochs}", self.total_train_batches)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        done = trainer.fit_loop.batch_idx + 1
         if self._progress is not None:
-            self._move(batch_idx + 1, pl_module)
-        elif self._enabled and (batch_idx + 1) % STEPS_BETWEEN_LINES == 0 and isinstance(pl_module, LitClassifier):
-            self._print_line(trainer, pl_module, batch_idx)
+            self._move(done, pl_module)
+        elif self._enabled and done % STEPS_BETWEEN_LINES == 0 and isinstance(pl_module, LitClassifier):
+            self._print_line(trainer, pl_module, done)
 
-    def _print_line(self, trainer: Trainer, module: LitClassifier, batch_idx: int, end: str = "") -> None:
-        steps = min(STEPS_BETWEEN_LINES, batch_idx + 1) // trainer.accumulate_grad_batches
+    def _print_line(self, trainer: Trainer, module: LitClassifier, done: int, end: str = "") -> None:
+        steps = min(STEPS_BETWEEN_LINES, done) // trainer.accumulate_grad_batches
         since = trainer.global_step - max(1, steps)
         losses = [value for step, value in module.record.curves["train/loss"][-STEPS_BETWEEN_LINES:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
-        print(f"[{trainer.current_epoch + 1}, {batch_idx + 1:5d}] loss: {loss}{end}", flush=True)
+        print(f"[{trainer.current_epoch + 1}, {done:5d}] loss: {loss}{end}", flush=True)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
-            validations = pl_module.record.curves["val/loss"]
             accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
-            new = bool(validations) and validations[-1][0] == trainer.global_step
+            new = trainer.global_step in dict(pl_module.record.curves["val/loss"])
             end = f"  validation accuracy: {percent(float(accuracy))}" if new and accuracy is not None else ""
-            self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx, end)
+            self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx + 1, end)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        while self._tasks:  # so that the message stands alone
+        while self._progress is not None:  # so that the message stands alone
             self._end()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -122,8 +108,7 @@ class LitProgressBar(ProgressBar):
         self._begin("Predicting", sum(trainer.num_predict_batches))
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        _, _, batch_idx, *_ = args
-        self._move(batch_idx + 1)
+        self._move(args[2] + 1)  # its index
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()

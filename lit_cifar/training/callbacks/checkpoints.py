@@ -1,8 +1,4 @@
-"""last.ckpt, from which a training goes on bit for bit, however it ended.
-
-It is written every minute, at the end of each epoch, and when a signal ends the run; whole or not at all (see
-runs/checkpoint.py).
-"""
+"""best.ckpt, and last.ckpt, from which a training goes on bit for bit, however it ended."""
 
 import signal
 import time
@@ -14,7 +10,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lit_cifar.errors import UserError
 from lit_cifar.runs.checkpoint import RunCheckpoints
@@ -24,13 +20,32 @@ from lit_cifar.training.trainer import is_between_steps
 SECONDS_TO_ANSWER = 0.2  # in which several processes notice a signal to one of them
 
 
+class BestCheckpoint(ModelCheckpoint):
+    """Writes `checkpoints/best.ckpt` when validation accuracy rises: exact over interruptions.
+
+    Lightning's ModelCheckpoint forgets the newest score when it resumes, and every score if the run folder was moved.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(monitor="val/accuracy", mode="max", filename="best", enable_version_counter=False)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, in the present run folder."""
+        path = str(Path(self.dirpath or "") / "best.ckpt")  # the next best deletes it
+        if not state_dict["best_model_path"] or not Path(path).exists():  # only last.ckpt was moved
+            return
+        paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict(state_dict | paths | {"best_k_models": {path: state_dict["best_model_score"]}})
+        self.current_score = state_dict["current_score"]
+
+
 class InterruptedRunError(UserError):
     """SIGTERM or Ctrl-C ended the run; last.ckpt is written unless nothing was trained yet."""
 
     on_every_rank = True
 
-    def __init__(self, signum: int, path: Path | None) -> None:
-        how = f"; resume it with --ckpt_path {path}" if path and path.exists() else ""
+    def __init__(self, signum: int, path: Path) -> None:
+        how = f"; resume it with --ckpt_path {path}" if path.exists() else ""
         super().__init__("interrupted", f"stopped by {signal.Signals(signum).name}{how}")
         self.exit_code = 128 + signum
 
@@ -42,7 +57,6 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, seconds: float = 60) -> None:
         self.seconds = seconds
-        self.path: Path | None = None
         self._signal = 0
         self._handlers = ExitStack()  # restores those of before
 
@@ -63,9 +77,7 @@ class LastCheckpoint(Checkpoint):
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         self._signal = signum
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Writes if it is time or a signal came, as soon as the checkpoint would be complete; a signal ends the run."""
         due = time.monotonic() >= self._next
         signum, due = self._agree(trainer, due, trainer.global_step == trainer.max_steps)
@@ -87,7 +99,7 @@ class LastCheckpoint(Checkpoint):
     def _agree(self, trainer: Trainer, due: bool, must: bool) -> tuple[int, bool]:
         """Returns the signal that any rank had, and whether a checkpoint is due by the first rank's clock.
 
-        Several processes ask each other every SECONDS_TO_ANSWER and if they `must`: it takes 1 ms that a GPU waits for.
+        Ranks ask each other every SECONDS_TO_ANSWER and if they `must`: it takes 1 ms that a GPU waits for.
         """
         if trainer.world_size == 1:
             return self._signal, due
@@ -115,7 +127,6 @@ class LastCheckpoint(Checkpoint):
             count.processed += cut_short
 
     def _save(self, trainer: Trainer) -> None:
-        assert self.path is not None
         if trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.save()  # the resumed run relies on points that a killed one would lose
