@@ -4,10 +4,8 @@
 class UserError(Exception):
     """Something outside the program went wrong, such as a damaged file, a full disk or a lost network: exit code 1.
 
-    Args:
-        code: What went wrong, in words joined by `-`, such as `checkpoint-damaged`. It is printed behind the sentence,
-            stays the same when the sentence is reworded, and is what tests assert.
-        sentence: One sentence that names the file, the value, and what to do.
+    The `code` is what went wrong, in words joined by `-`, such as `checkpoint-damaged`: printed behind the sentence and
+    asserted by tests, it stays when the sentence is reworded. The `sentence` names the file, the value, and what to do.
     """
 
     exit_code = 1
@@ -23,6 +21,12 @@ class UsageError(UserError):
     """The program was asked for something it can't do, by a flag, a value or a path: exit code 2."""
 
     exit_code = 2
+
+
+def require(is_in_range: bool, sentence: str) -> None:
+    """Raises UsageError for a value that is out of range."""
+    if not is_in_range:
+        raise UsageError("value-out-of-range", sentence)
 
 
 def reason(error: Exception) -> str:

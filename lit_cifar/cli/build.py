@@ -20,7 +20,7 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
-from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, beside_tensorboard, hold
+from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
 from lit_cifar.runs.network import default_net, own_net
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_cifar.training.classifier import LitClassifier
@@ -182,8 +182,8 @@ def _trainer(settings: Any, **ours: Any) -> Trainer:
         raise UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe") from error
 
 
-def _asked(callbacks: Any) -> list[Callback]:
-    return [callbacks] if isinstance(callbacks, Callback) else list(callbacks or [])
+def _asked(one_or_more: Any) -> list[Any]:
+    return [one_or_more] if isinstance(one_or_more, Callback | Logger) else list(one_or_more or [])
 
 
 def _in_mlflow_run(config: Any, run: str | None) -> Any:
@@ -197,7 +197,7 @@ def _in_mlflow_run(config: Any, run: str | None) -> Any:
 
 
 def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger]:
-    """TensorBoard's logger, which makes the run folder, and the loggers that the user asks for.
+    """TensorBoard's logger, whose folder is that of the run, and the loggers that the user asks for.
 
     A resumed run goes on in its folder, and drops the steps that were lost; one from elsewhere begins a new one.
     """
@@ -207,4 +207,5 @@ def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger
     options: dict[str, Any] = {}
     if resumed and resumed.path.resolve().parents[2] == Path(root, RUNS, name).resolve():
         options = {"resumed": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
-    return beside_tensorboard(trainer.logger, RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options))
+    asked = [] if trainer.logger in (None, True) else _asked(trainer.logger)
+    return [RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options), *asked]

@@ -46,8 +46,7 @@ class Augmentation:
     cutout: int = 0
     """Side in pixels of a grey square that covers a random place (DeVries, Taylor, arXiv 1708.04552)."""
     transform: Callable[[Tensor], Tensor] | None = None
-    """A transform such as those of torchvision.transforms.v2, which takes and returns uint8 `[3, H, W]`. It is called
-    for one image at a time, which is slow, before the others, with torch seeded by (seed, epoch, index)."""
+    """Called with uint8 `[3, H, W]` of each image, before the others, with torch seeded by (seed, epoch, index)."""
     jitter: float = 0.0
     """Change brightness and contrast: add up to ± this to the normalised values of an image, then multiply them by 1 ±
     up to this (https://github.com/hiverge/cifar10-speedrun). BatchLoader applies it, since it normalises."""

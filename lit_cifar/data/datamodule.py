@@ -14,7 +14,7 @@ from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.cifar import MIRRORS
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, require
 
 LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
 
@@ -64,16 +64,16 @@ class CIFAR10DataModule(pl.LightningDataModule):
         super().__init__()
         if str(root) == "":
             raise UsageError("value-missing", "--data.root is empty; set it to the folder of the images")
-        _require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
-        _require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
-        _require(val_size >= 0, f"--data.val_size {val_size} must be 0 or more")
-        _require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
-        _require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
-        _require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
+        require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
+        require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
+        require(val_size >= 0, f"--data.val_size {val_size} must be 0 or more")
+        require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
+        require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
+        require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
         fine = len(mean) == 3 and all(abs(value) <= LARGEST for value in mean)
-        _require(fine, f"--data.mean {list(mean)} must have three finite values, for red, green and blue")
+        require(fine, f"--data.mean {list(mean)} must have three finite values, for red, green and blue")
         fine = len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std)
-        _require(fine, f"--data.std {list(std)} must have three finite values above 0, for red, green and blue")
+        require(fine, f"--data.std {list(std)} must have three finite values above 0, for red, green and blue")
         self.root = Path(root).expanduser()
         self.dataset: Dataset = dataset
         self.batch_size = batch_size
@@ -92,7 +92,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         """
         images = open_images(self.root, self.dataset, self.mirrors)
         total = len(images.train.labels)
-        _require(self.val_size < total, f"--data.val_size {self.val_size} leaves none of {total:,} training images")
+        require(self.val_size < total, f"--data.val_size {self.val_size} leaves none of {total:,} training images")
         return images
 
     @property
@@ -155,8 +155,3 @@ class CIFAR10DataModule(pl.LightningDataModule):
             options["device"] = self.trainer.strategy.root_device
             options["rank"], options["world_size"] = self.trainer.global_rank, self.trainer.world_size
         return BatchLoader(images, batch_size, seed=self.seed, mean=self.mean, std=self.std, **options)
-
-
-def _require(fine: bool, sentence: str) -> None:
-    if not fine:
-        raise UsageError("value-out-of-range", sentence)

@@ -80,10 +80,8 @@ def download(
         stall_seconds: How long a mirror may stay below that, in seconds.
         connect_seconds: How long a mirror may be silent, when connecting and later, in seconds.
 
-    Raises:
-        UsageError: A mirror is not an http or https address.
-        DownloadError: No mirror delivered the archive.
-        UserError: `root` has no room for the archive or can't be written to.
+    Raises UsageError if a mirror is not an http or https address, DownloadError if none delivered the archive, and
+    UserError if `root` has no room for it or can't be written to.
     """
     for url in mirrors:
         if not ADDRESS.fullmatch(url):

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_cifar.data.image_files import Decoded
 from lit_cifar.data.pictures import decode_files, thumbnail, to_tensor
 from lit_cifar.evaluation.metrics import percent
-from lit_cifar.report import tables
+from lit_cifar.report import figures, tables
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import keep_freed_memory
 from lit_cifar.training.step import torch_threads
@@ -49,8 +49,6 @@ def ranked(probabilities: Tensor, classes: Sequence[str]) -> list[tables.Guesses
 
 def draw_sheet(path: Path, files: Sequence[Path], guesses: Sequence[tables.Guesses], recipe: str) -> str:
     """Draws up to 32 of the pictures, evenly spaced, with their predicted classes. Returns `32 of 45 pictures`."""
-    from lit_cifar.report import figures  # imports matplotlib: 0.5 s
-
     shown = torch.linspace(0, len(files) - 1, min(ON_THE_SHEET, len(files))).long().tolist()
     side = max(128, 512 // min(8, len(shown)))  # the size in pixels at which image_grid draws them
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -9,20 +9,11 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 
-class MeanLoss(MeanMetric):
-    """The mean over all images. torchmetrics' own looks for NaN, for which the CPU waits, or else ignores weights."""
-
-    def __init__(self) -> None:
-        super().__init__(nan_strategy="disable")
-
-    def update(self, value: Tensor, weight: int) -> None:  # type: ignore[override]
-        super().update(value.expand(weight))
-
-
 def metrics(classes: int) -> MetricCollection:
     """Returns loss and confusion matrix, summed over all devices; updating more metrics took as long as the network."""
     confusion = MulticlassConfusionMatrix(classes, validate_args=False)
-    return MetricCollection({"loss": MeanLoss(), "confusion_matrix": confusion}, compute_groups=False)
+    loss = MeanMetric(nan_strategy="disable")  # or the CPU would wait for each batch, to look for NaN
+    return MetricCollection({"loss": loss, "confusion_matrix": confusion}, compute_groups=False)
 
 
 def computed(measured: MetricCollection) -> dict[str, Tensor]:

@@ -50,10 +50,8 @@ def print_start(data: str, net: str, device: str) -> None:
 def print_drawn_box(images: Images) -> None:
     """Prints a warning in a box if `--data.dataset auto` fell back on drawn images."""
     if images.why_drawn:
-        text = (
-            "These are NOT the images of CIFAR-10, but ten classes drawn by code: accuracies on them say nothing about"
-        )
-        text += f" CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
+        what = "These are NOT the images of CIFAR-10, but ten classes drawn by code"
+        text = f"{what}: accuracies on them say nothing about CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
         _console(soft_wrap=False).print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
 
 

@@ -83,9 +83,7 @@ class RunCheckpoints(TorchCheckpointIO):
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """Reads a checkpoint of this project.
 
-    Raises:
-        UsageError: There is no such file, or it isn't a checkpoint of this project.
-        UserError: The file is damaged, or holds something other than tensors, numbers and strings.
+    Raises UsageError if there is no such file or it is of something else, and UserError if it is damaged.
     """
     path = Path(path)
     named = f"--ckpt_path {path}"
@@ -148,11 +146,8 @@ def check_resumable(checkpoint: Checkpoint, now: RunCard, root: Path) -> None:
 def find_checkpoint(path: str | None, root: Path) -> Checkpoint:
     """Reads the checkpoint at a path, or the `best` or `last` of the newest run under `root`, of any recipe.
 
-    None means the newest run's best, or its last if it held out no images to choose the best by.
-
-    Raises:
-        UsageError: There is none, or the newest run has no best.
-        UserError: The one that is named is damaged.
+    None means the newest run's best, or its last if it held out no images to choose the best by. Raises UsageError if
+    there is none, and UserError if the one that is named is damaged.
     """
     if path not in (None, "best", "last"):
         return read_checkpoint(path)

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.data.files import PARTS, unwritable, write_whole, writing
 from lit_cifar.errors import UserError
@@ -77,25 +77,17 @@ class WholeConfig(Callback):
 
     def __init__(self, content: str) -> None:
         self.content = content
-        self.is_written = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = trainer.log_dir  # broadcasts: all ranks have to ask
-        if trainer.is_global_zero and trainer.loggers and folder is not None and not self.is_written:
+        if trainer.is_global_zero and trainer.loggers and folder is not None:
             write_whole(Path(folder) / "config.yaml", self.content)
-        self.is_written = True
 
 
 class RunLogger(TensorBoardLogger):
-    """TensorBoard's logger, whose failures to write become sentences.
+    """TensorBoard's logger, which goes on in the run folder `resumed` or makes a new one.
 
-    A thread writes the event file, and its error appears at the next event.
-
-    Args:
-        root: Folder of all runs.
-        name: Folder of the recipe's runs.
-        resumed: Name of the run folder to go on in; by default, a new one.
-        options: Those of Lightning's logger.
+    Its failures to write become sentences. A thread writes the event file, and its error appears at the next event.
     """
 
     def __init__(self, root: str, name: str, resumed: str | None = None, **options: Any) -> None:
@@ -141,11 +133,6 @@ def quiet_about_disk_errors(arguments: threading.ExceptHookArgs) -> None:
     in_tensorboard = type(arguments.thread).__module__.startswith("tensorboard.")
     if not (issubclass(arguments.exc_type, OSError) and in_tensorboard):
         threading.__excepthook__(arguments)
-
-
-def beside_tensorboard(asked: Any, ours: TensorBoardLogger) -> list[Logger]:
-    """Returns ours, then the loggers that the user asks for: the first one's folder is the run folder."""
-    return [ours, *([] if asked in (None, True) else [asked] if isinstance(asked, Logger) else asked)]
 
 
 def mlflow_run(loggers: Iterable[Any]) -> str | None:

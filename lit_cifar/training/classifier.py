@@ -18,16 +18,15 @@ from torchmetrics import MetricCollection
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, require
 from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import RunCard, describe
 from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
-from lit_cifar.training.callbacks.divergence import DivergenceWatch
-from lit_cifar.training.history import TrainingRecord
+from lit_cifar.training.history import DivergenceWatch, TrainingRecord
 from lit_cifar.training.optimizers import Muon
-from lit_cifar.training.predictor import EVALUATION, Predictor, require
+from lit_cifar.training.predictor import EVALUATION, Predictor
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, count, take_share
@@ -66,9 +65,9 @@ class LitClassifier(Predictor):
         compile: bool = False,
     ) -> None:
         super().__init__(net, test_time_augmentation, confidence_threshold)
-        require(slice_size >= 0, f"slice_size {slice_size} must be 0 or more")
+        require(slice_size >= 0, f"--model.slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
-        require(in_range, f"sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
+        require(in_range, f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
         self.make_optimizer, self.loss = optimizer, loss
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
@@ -241,7 +240,7 @@ class LitClassifier(Predictor):
         if not len(labels):
             return images.new_empty(0, len(self.classes))  # an empty share of the last, short batch
         logits = net(images).float()
-        metrics["loss"].update(self.loss(logits, labels), weight=len(labels))
+        metrics["loss"].update(self.loss(logits, labels).expand(len(labels)))  # a value for each image
         metrics["confusion_matrix"].update(logits, labels)
         return logits
 

@@ -13,7 +13,7 @@ from typing_extensions import Self
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.pictures import Picture, to_batch
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, require
 from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.runs.card import Description, RunCard, describe, plain
@@ -29,8 +29,8 @@ class Predictor(pl.LightningModule):
     def __init__(self, net: nn.Module, test_time_augmentation: Views, confidence_threshold: float) -> None:
         super().__init__()
         views, threshold = test_time_augmentation, float(confidence_threshold)
-        require(views in get_args(Views), f"test_time_augmentation {views} must be none, flip or flip-shift")
-        require(0 < threshold <= 1, f"confidence_threshold {threshold} must be more than 0 and at most 1")
+        require(views in get_args(Views), f"--model.test_time_augmentation {views} must be none, flip or flip-shift")
+        require(0 < threshold <= 1, f"--model.confidence_threshold {threshold} must be more than 0 and at most 1")
         self.net = net
         self.test_time_augmentation, self.confidence_threshold = views, threshold
         self.recipe, self.net_description = "python", describe(net)  # as the card has them
@@ -116,9 +116,3 @@ class Predictor(pl.LightningModule):
         with evaluation.evaluating(self):
             logits = [self.mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
         return torch.cat(logits).softmax(1).cpu()
-
-
-def require(in_range: bool, what: str) -> None:
-    """Raises UsageError for a value of the classifier's that is out of range."""
-    if not in_range:
-        raise UsageError("value-out-of-range", f"--model.{what}")

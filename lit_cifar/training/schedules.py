@@ -17,15 +17,12 @@ class LinearToZero(LRScheduler):
     """Lets every learning rate fall in a straight line to 0 at the end of training, perhaps after a rise from 0.
 
     With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as David Page uses it ("How to train your
-    ResNet").
+    ResNet"). Raises ValueError if `rise` is out of range or `total_steps` is missing.
 
     Args:
         optimizer: The optimizer whose rates fall.
         total_steps: Number of steps until 0; by default, LitClassifier passes the length of the training.
         rise: Share of the training in which the rates rise, from 0 to 1.
-
-    Raises:
-        ValueError: `rise` is out of range, or `total_steps` is missing.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int | None = None, rise: float = 0.0) -> None:
