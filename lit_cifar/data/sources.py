@@ -40,8 +40,8 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
             synthetic ones only if `root` has no images and they can't be downloaded.
         mirrors: Addresses to download from, tried in this order.
 
-    Raises UsageError if `root` is not a folder, can't be read, or lacks images, and UserError if an archive or a picture
-    is damaged, the disk is full, or no mirror delivered the archive.
+    Raises UsageError if `root` is not a folder, can't be read, or lacks images, and UserError if an archive or a
+    picture is damaged, the disk is full, or no mirror delivered the archive.
     """
     if dataset == "drawn":
         return Images("drawn", *draw())
