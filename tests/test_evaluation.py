@@ -1,12 +1,16 @@
 """Numbers from logits, against values worked out by hand."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.evaluation.confidence import RANKED, calibration, describe, read_answers
 from lit_cifar.evaluation.metrics import class_scores, computed, evaluating, metrics, percent
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
+from lit_cifar.nets.tutorial import Net
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -17,8 +21,8 @@ def one_hot(classes: list[int], count: int = 3) -> Tensor:
 
 def test_the_accuracy_of_a_class_is_the_share_of_its_images_that_are_predicted_as_it() -> None:
     measured = metrics(3)
-    measured["loss"].update(torch.tensor(2.0), weight=3)
-    measured["loss"].update(torch.tensor(4.0), weight=1)
+    measured["loss"].update(torch.tensor(2.0).expand(3))
+    measured["loss"].update(torch.tensor(4.0).expand(1))
     measured["confusion_matrix"].update(one_hot([0, 1, 1, 1]), torch.tensor([0, 0, 0, 0]))
     measured["confusion_matrix"].update(one_hot([1]), torch.tensor([1]))
     values = computed(measured)
@@ -28,10 +32,22 @@ def test_the_accuracy_of_a_class_is_the_share_of_its_images_that_are_predicted_a
     assert float(values["loss"]) == 2.5
 
 
+def test_the_loss_of_a_test_is_the_mean_over_its_images_whatever_the_batches(pictures: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = LitClassifier(Net(3))
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    data = CIFAR10DataModule(str(pictures), val_size=0, eval_batch_size=5)  # of 24 images: the last batch has 4
+    (results,) = trainer.test(model, datamodule=data, verbose=False)
+    images, labels = data.test_dataloader().take(torch.arange(24))
+    with torch.no_grad():
+        losses = nn.functional.cross_entropy(model.net(images), labels, reduction="none")
+    assert results["test/loss"] == pytest.approx(float(losses.mean()), rel=1e-6)
+
+
 def test_an_evaluation_does_not_count_what_the_one_before_it_counted() -> None:
     measured = metrics(3)
     for right in ([0, 1], [0, 2]):
-        measured["loss"].update(torch.tensor(float(right[1])), weight=2)
+        measured["loss"].update(torch.tensor(float(right[1])).expand(2))
         measured["confusion_matrix"].update(one_hot(right), torch.tensor([0, 2]))
         values = computed(measured)
     assert (float(values["accuracy"]), float(values["loss"]), int(values["confusion_matrix"].sum())) == (1, 2, 2)
@@ -39,7 +55,7 @@ def test_an_evaluation_does_not_count_what_the_one_before_it_counted() -> None:
 
 def test_a_single_class_has_a_confusion_matrix_too() -> None:
     measured = metrics(1)
-    measured["loss"].update(torch.tensor(0.0), weight=2)
+    measured["loss"].update(torch.tensor(0.0).expand(2))
     measured["confusion_matrix"].update(torch.zeros(2, 1), torch.tensor([0, 0]))
     assert computed(measured)["confusion_matrix"].tolist() == [[2]]
 
