@@ -57,6 +57,7 @@ def process_settings() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(environment)
+        gc.collect()  # what the command leaves; what was imported is still frozen
         if not frozen:
             gc.unfreeze()
         (gc.enable if is_collecting else gc.disable)()
