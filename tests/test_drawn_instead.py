@@ -14,16 +14,15 @@ def test_the_bare_command_trains_on_drawn_images_and_says_so(cli: Cli, tmp_path:
     result = cli("fit", root, NO_MIRROR, "--trainer.max_steps=20", f"--trainer.default_root_dir={tmp_path}")
     assert result.code == 0, result.err
     before, _, after = result.out.partition("Finished training")
-    assert "DRAWN IMAGES" in before
-    assert "DRAWN IMAGES" in after
-    assert "Accuracy per class on the synthetic images" in after
+    assert "SYNTHETIC IMAGES" in before
+    assert "SYNTHETIC IMAGES" in after
+    assert "Accuracy per class on the synthetic data set" in after
     run = tmp_path / "lightning_logs" / "tutorial-drawn" / "version_0"
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "drawn"
     assert "127.0.0.1:9: connection refused" in report["drawn_because"]
     page = (run / "report.html").read_text(encoding="utf-8")
-    assert "DRAWN IMAGES" in page
-    assert "accuracies on them say nothing about CIFAR-10" in page
+    assert "SYNTHETIC IMAGES" in page
     assert "127.0.0.1:9: connection refused" in page
     assert yaml.safe_load((run / "config.yaml").read_text())["data"]["dataset"] == "drawn"
 

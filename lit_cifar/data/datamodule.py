@@ -98,7 +98,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     @property
     def title(self) -> str:
         """The name of the data set in messages and reports. Only the published archive is called CIFAR-10."""
-        titles = {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic images"}
+        titles = {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic data set"}
         return titles[self.images.kind]
 
     @cached_property

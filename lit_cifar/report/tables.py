@@ -48,11 +48,11 @@ def print_start(data: str, net: str, device: str) -> None:
 
 
 def print_drawn_box(images: Images) -> None:
-    """Prints a warning in a box if `--data.dataset auto` fell back on drawn images."""
+    """Prints a warning in a box if `--data.dataset auto` fell back on synthetic images."""
     if images.why_drawn:
-        what = "These are NOT the images of CIFAR-10, but ten classes drawn by code"
-        text = f"{what}: accuracies on them say nothing about CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
-        _console(soft_wrap=False).print(Panel(text, title="DRAWN IMAGES", border_style="bold red", padding=(1, 2)))
+        what = "These are NOT the images of CIFAR-10, but synthetic ones"
+        text = f"{what}. Accuracies on them say nothing about CIFAR-10.\n\nReason: {escape(images.why_drawn)}"
+        _console(soft_wrap=False).print(Panel(text, title="SYNTHETIC IMAGES", border_style="bold red", padding=(1, 2)))
 
 
 def print_report(report: dict[str, Any], data: str, trained: bool) -> None:

@@ -129,4 +129,4 @@ def test_the_second_command_prints_what_the_first_does(cli: Cli, tmp_path: Path)
     first, second = (cli(*words, f"--trainer.default_root_dir={tmp_path / name}") for name in ("first", "second"))
     assert first.code == second.code == 0
     assert first.err == second.err == "Downloading CIFAR-10 (170 MB) from 127.0.0.1:9\n"
-    assert first.out.count("DRAWN IMAGES") == second.out.count("DRAWN IMAGES") == 2
+    assert first.out.count("SYNTHETIC IMAGES") == second.out.count("SYNTHETIC IMAGES") == 2
