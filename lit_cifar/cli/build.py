@@ -28,7 +28,7 @@ from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
 
 DRAWN_INSTEAD = "LIT_CIFAR_DRAWN_INSTEAD"
-"""Tells the processes that a run starts why their parent fell back on drawn images."""
+"""Tells the processes that a run starts why their parent fell back on synthetic images."""
 
 
 class Run(NamedTuple):
