@@ -80,7 +80,10 @@ def build(command: str, words: list[str], description: str) -> Run:
         check_resumable(start, model.make_card(data), data.root)
     model.check(data)
     if command == "validate" and not data.val_size:
-        raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
+        sentence = f"validate has no images: --data.val_size {config.data.val_size} holds none out"
+        raise UsageError("validation-empty", f"{sentence} of {len(data.images.train.labels):,}")
+    if command in ("test", "predict"):
+        data.test_dataloader()  # refuses if there are no such images
 
     callbacks = _asked(made.trainer.callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
