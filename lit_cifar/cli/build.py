@@ -186,7 +186,7 @@ def _trainer(settings: Any, **ours: Any) -> Trainer:
     try:
         return Trainer(**vars(settings) | ours)
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        why = " ".join(str(error).split()).rstrip(".")
+        why = " ".join(str(error).split()).rstrip(".!")
         raise UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe") from error
 
 
