@@ -92,7 +92,7 @@ def refusals_of_lightning() -> Iterator[None]:
         is_lightnings = isinstance(error, MisconfigurationException) or LIGHTNING & {*place.parts}
         if isinstance(error, UserError | OSError) or not is_lightnings:
             raise
-        why = " ".join(str(error).split()).rstrip(".")
+        why = " ".join(str(error).split()).rstrip(".!")
         refusal = UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe")
         refusal.on_every_rank = True
         raise refusal from error

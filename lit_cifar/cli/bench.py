@@ -105,7 +105,8 @@ def _train(command: list[str], name: str) -> dict[str, Any]:
         raise (UsageError if process.returncode == 2 else UserError)(code[1] if code else "training-failed", sentence)
     folder = re.search(r"^Run folder: (.*?)/ with", out, re.MULTILINE)
     if folder is None:
-        raise UsageError("report-missing", "the run wrote no report, which bench needs; leave --trainer.logger on")
+        needs = "leave --trainer.logger on, and use images with a folder test"
+        raise UsageError("report-missing", f"the run wrote no report, which bench needs; {needs}")
     report: dict[str, Any] = json.loads(Path(folder[1], "report.json").read_text(encoding="utf-8"))
     seconds = tables.duration(report["train_seconds"] + report["test_seconds"])
     print(f"{name}: {report['test_accuracy'] * 100:.2f} %, train and test in {seconds}", flush=True)

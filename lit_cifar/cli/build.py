@@ -23,6 +23,7 @@ from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumabl
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
 from lit_cifar.runs.network import default_net, own_net
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
@@ -80,7 +81,10 @@ def build(command: str, words: list[str], description: str) -> Run:
         check_resumable(start, model.make_card(data), data.root)
     model.check(data)
     if command == "validate" and not data.val_size:
-        raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
+        sentence = f"validate has no images: --data.val_size {config.data.val_size} holds none out"
+        raise UsageError("validation-empty", f"{sentence} of {len(data.images.train.labels):,}")
+    if command in ("test", "predict"):
+        data.test_dataloader()  # refuses if there are no such images
 
     callbacks = _asked(made.trainer.callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
@@ -93,6 +97,7 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
         if data.val_size:
             callbacks.append(best := BestCheckpoint())
+        refuse_overwriting(_asked(made.trainer.callbacks), Path(config.trainer.default_root_dir or "."))
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
@@ -100,6 +105,9 @@ def build(command: str, words: list[str], description: str) -> Run:
     logger = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)
     refuse_spawned(trainer, made.trainer.strategy)
+    if command == "fit":
+        validates = bool(data.val_size and trainer.limit_val_batches)
+        require_metrics(trainer, data.classes, validates, model.make_lr_scheduler)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
         trainer.strategy.checkpoint_io = RunCheckpoints(start)
     return Run(trainer, model, data, path, best)
@@ -178,7 +186,7 @@ def _trainer(settings: Any, **ours: Any) -> Trainer:
     try:
         return Trainer(**vars(settings) | ours)
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        why = " ".join(str(error).split()).rstrip(".")
+        why = " ".join(str(error).split()).rstrip(".!")
         raise UsageError("value-invalid", f"{why}. Change the value on the command line or in the recipe") from error
 
 

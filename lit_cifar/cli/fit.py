@@ -4,6 +4,7 @@ from contextlib import ExitStack
 
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
+from lit_cifar.report import tables
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
@@ -30,4 +31,10 @@ def main(command: str, words: list[str]) -> None:
                 return
             if run.best is not None and run.best.best_model_path:
                 run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
+            if not len(run.model.datamodule.images.test.labels):
+                if run.trainer.is_global_zero:
+                    trained = run.model.record.trained
+                    tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
+                    tables.print_untested(run.model.datamodule.root)
+                return
             run.trainer.test(run.model, datamodule=run.data, verbose=False)

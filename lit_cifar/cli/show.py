@@ -36,6 +36,7 @@ def main(words: list[str]) -> None:
         raise UsageError("value-out-of-range", f"--count {config.count} must be between 1 and {LARGEST_COUNT}")
     if config.output.is_dir() or config.output.suffix.lower() != ".png":
         raise UsageError("output-refused", f"--output {config.output} must be a PNG file, such as show.png")
+    config.data.val_size = 0  # all of them are shown, however few there are
     data: CIFAR10DataModule = parser.make(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()

@@ -1,5 +1,6 @@
 """CIFAR10DataModule: a data set as batches on the device, for Lightning or a loop of your own."""
 
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -8,6 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from lit_cifar.data.augmentation import Augmentation
@@ -16,6 +18,7 @@ from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError, require
 
+VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
 LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
 
 
@@ -23,13 +26,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
     """CIFAR-10, a folder of pictures with the same layout, or synthetic images.
 
     Args:
-        root: Folder of the images: cifar-10-batches-py/, cifar-10-python.tar.gz, or PNG and JPEG files in
-            train/<class>/ and test/<class>/. CIFAR-10 is downloaded into it if it is empty or missing.
+        root: Folder of the images: cifar-10-batches-py/, cifar-10-python.tar.gz, or pictures in train/<class>/,
+            test/<class>/ and perhaps val/<class>/. CIFAR-10 is downloaded into it if it is empty or missing.
         dataset: "real" uses the images in root, "drawn" synthetic images of ten classes, and "auto" synthetic images
             only if root has none and they can't be downloaded.
         batch_size: Images per training batch, over all devices together.
         eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
-        val_size: Training images held out for validation, the same share of each class, chosen by the seed; 0 for none.
+        val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
+            class the same share is held out, chosen by the seed. If root has val/<class>/, those images are used.
         mean: Mean of each channel (red, green, blue), between 0 and 1, which is subtracted from the images.
         std: Standard deviation of each channel (red, green, blue), by which the images are divided.
         flip: Mirror half of the training images at random; "alternate" mirrors each image every second epoch.
@@ -50,7 +54,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         dataset: Dataset = "real",
         batch_size: int = 4,
         eval_batch_size: int = 250,
-        val_size: int = 5000,
+        val_size: int | float = VAL_SHARE,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         flip: bool | Literal["alternate"] = False,
@@ -66,7 +70,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
             raise UsageError("value-missing", "--data.root is empty; set it to the folder of the images")
         require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
         require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
-        require(val_size >= 0, f"--data.val_size {val_size} must be 0 or more")
+        fine = val_size >= 0 if isinstance(val_size, int) else 0 <= val_size < 1
+        require(fine, f"--data.val_size {val_size} must be a number of images, 0 or more, or a share below 1")
         require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
         require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
         require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
@@ -78,7 +83,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.dataset: Dataset = dataset
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
-        self.val_size = val_size
+        self._asked_val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
         self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
@@ -88,12 +93,27 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def images(self) -> Images:
         """The data set, opened at the first use, and downloaded if necessary.
 
-        Raises UsageError if there are no images or no more than `val_size`, UserError if they can't be read.
+        Raises UsageError if there are no images, UserError if they can't be read.
         """
-        images = open_images(self.root, self.dataset, self.mirrors)
-        total = len(images.train.labels)
-        require(self.val_size < total, f"--data.val_size {self.val_size} leaves none of {total:,} training images")
-        return images
+        return open_images(self.root, self.dataset, self.mirrors)
+
+    @cached_property
+    def val_size(self) -> int:
+        """The number of images to validate on: those in `val/`, or else those held out of the training images.
+
+        A share is rounded, and leaves an image of each class to train on. Raises UsageError if no image is left.
+        """
+        asked, labels, val = self._asked_val_size, self.images.train.labels, self.images.val
+        if val is not None:
+            if asked not in (VAL_SHARE, len(val.labels)) and not rank_zero_only.rank:  # type: ignore[attr-defined]
+                why = f"{self.root} has a folder of {len(val.labels):,} images to validate on"
+                print(f"--data.val_size {asked} is not used, since {why}", file=sys.stderr)
+            return len(val.labels)
+        total = len(labels)
+        if isinstance(asked, float):
+            return min(round(asked * total), total - len(labels.unique()))
+        require(asked < total, f"--data.val_size {asked} leaves none of {total:,} training images")
+        return asked
 
     @property
     def title(self) -> str:
@@ -105,7 +125,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def checksum(self) -> int:
         """CRC-32 of all images and labels (0.2 s), by which a resumed run recognises its data."""
         checksum = 0
-        for images in (self.images.train, self.images.test):
+        for images in filter(None, (self.images.train, self.images.test, self.images.val)):
             for tensor in (images.images, images.labels):
                 checksum = zlib.crc32(tensor.numpy().data, checksum)
         return checksum
@@ -116,17 +136,18 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return self.images.train.classes
 
     def prepare_data(self) -> None:
-        _ = self.images  # opens them, once per machine
+        _ = self.val_size  # opens the images, once per machine
 
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns the indices of the images to train on and of those held out for validation, int64, ascending."""
         labels = self.images.train.labels
         counts = torch.bincount(labels, minlength=len(self.classes))
         # each class's share of val_size, rounded down, and one more for the classes that lose most by rounding
-        shares = counts * self.val_size / len(labels)
+        val_size = self.val_size if self.images.val is None else 0
+        shares = counts * val_size / len(labels)
         held_out = shares.floor().long()
-        lost = (shares - held_out).argsort(descending=True, stable=True)
-        held_out[lost[: self.val_size - int(held_out.sum())]] += 1
+        lost = (shares - held_out) * torch.where(counts - held_out > 1, 1, 1e-3)  # the only image of a class comes last
+        held_out[lost.argsort(descending=True, stable=True)[: val_size - int(held_out.sum())]] += 1
         generator = torch.Generator().manual_seed(self.seed)
         validation = torch.zeros(len(labels), dtype=torch.bool)
         for label, count in enumerate(held_out.tolist()):
@@ -141,9 +162,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         if self.val_size == 0:
             return []
+        if self.images.val is not None:
+            return self._loader(self.images.val, self.eval_batch_size)
         return self._loader(self.images.train, self.eval_batch_size, indices=self.split()[1])
 
     def test_dataloader(self) -> BatchLoader:
+        if not len(self.images.test.labels):
+            sentence = f"there are no images to test: {self.root} has no folder test; add test/<class>/"
+            raise UsageError("data-missing", sentence)
         return self._loader(self.images.test, self.eval_batch_size)
 
     def predict_dataloader(self) -> BatchLoader:

@@ -120,6 +120,25 @@ def known_formats() -> tuple[str, ...]:
     return tuple(name for name in Image.ID if name not in NO_PICTURES)
 
 
+@cache
+def suffixes() -> tuple[str, ...]:
+    """Returns the suffixes of these formats, such as `.jpeg`."""
+    return tuple(suffix for suffix, name in Image.registered_extensions().items() if name in known_formats())
+
+
+def is_picture(path: Path) -> bool:
+    """Returns whether a file should be a picture, by its suffix or else by its content; unreadable ones should be."""
+    if path.name.lower().endswith(suffixes()):
+        return True
+    try:
+        with opened(path, None):
+            return True
+    except (UnidentifiedImageError, ValueError):
+        return False
+    except (Image.DecompressionBombError, OSError):
+        return True
+
+
 def _identified(file: IO[bytes], formats: Formats) -> Image.Image:
     with suppress(UnidentifiedImageError):
         return Image.open(file, formats=formats or COMMON_FORMATS)

@@ -29,7 +29,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data import image_files
-from lit_cifar.data.image_files import SIDE, Decoded, Formats, decode, known_formats, opened_file, rgb, squeezed
+from lit_cifar.data.image_files import SIDE, Decoded, Formats, decode, opened_file, rgb, squeezed, suffixes
 from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
@@ -189,11 +189,10 @@ def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], formats: Formats, pat
 
 def _search(folder: Path, written: Path, failed: list[OSError]) -> Iterator[Path]:
     """Yields pictures by their suffixes, sorted. Unlike Path.rglob, os.walk reports folders that it can't open."""
-    suffixes = tuple(suffix for suffix, name in Image.registered_extensions().items() if name in known_formats())
     for parent, folders, files in os.walk(folder, onerror=failed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
+            if name.lower().endswith(suffixes()) and not name.startswith("."):
                 path = Path(parent, name)
                 if path.is_file() and not (name == written.name and path.resolve() == written.resolve()):
                     yield path

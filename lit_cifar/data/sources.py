@@ -11,7 +11,8 @@ from typing import Literal, NamedTuple
 
 from lit_cifar.data import cifar
 from lit_cifar.data.download import DownloadError
-from lit_cifar.data.image_folder import SUFFIXES, is_folder, load_folder, lock
+from lit_cifar.data.image_files import suffixes
+from lit_cifar.data.image_folder import is_folder, load_folder, lock
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.synthetic import draw
 from lit_cifar.errors import UsageError, UserError
@@ -27,15 +28,19 @@ class Images(NamedTuple):
     """`cifar10` is the published archive only; the same images as JPEG files are a `folder`."""
     train: ImageSet
     test: ImageSet
+    """Without images if a folder has no `test`."""
     why_drawn: str = ""
     """Why `auto` fell back on synthetic images; empty if it didn't."""
+    val: ImageSet | None = None
+    """What a folder has in `val`, to validate on in place of images held out of training."""
 
 
 def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = cifar.MIRRORS) -> Images:
     """Opens the images in `root`, after downloading CIFAR-10 into it if there are none.
 
     Args:
-        root: A folder with `cifar-10-batches-py/`, `cifar-10-python.tar.gz`, or `train/<class>/` and `test/<class>/`.
+        root: A folder with `cifar-10-batches-py/`, `cifar-10-python.tar.gz`, or `train/<class>/` and perhaps
+            `val/<class>/` and `test/<class>/`.
         dataset: `real` takes images from `root` or the network, `drawn` takes synthetic ones, and `auto` takes
             synthetic ones only if `root` has no images and they can't be downloaded.
         mirrors: Addresses to download from, tried in this order.
@@ -49,12 +54,13 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         if root.exists() and not root.is_dir():
             raise UsageError("data-missing", f"{root} is a file; set --data.root to the folder of the images")
         if is_folder(root):
-            return Images("folder", *load_folder(root))
+            splits = load_folder(root)
+            return Images("folder", splits["train"], splits["test"], val=splits.get("val"))
         if not (root / cifar.FOLDER).is_dir():
             with lock(root):
                 # pictures in the wrong places, as in Train/cat/1.png, are refused before others are downloaded to them
                 others = chain.from_iterable(map(root.glob, ("*", "*/*", "*/*/*")))
-                if not holds_images(root) and any(path.suffix.lower() in SUFFIXES for path in others):
+                if not holds_images(root) and any(path.suffix.lower() in suffixes() for path in others):
                     needs = f"not in {root}/train/<class>/ and {root}/test/<class>/"
                     remedy = "move them there, or set --data.root to another folder"
                     raise UsageError("data-missing", f"{root} holds pictures, but {needs}; {remedy}")

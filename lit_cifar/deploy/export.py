@@ -82,9 +82,11 @@ def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
     if drawn or not holds_images(root):
         why = "" if drawn else f", since {root} contains no images"
         return draw(train=10, test=IMAGES)[1].images, f"synthetic images{why}"
-    images = open_images(root).test.images
+    opened = open_images(root)
+    split = "test" if len(opened.test.labels) else "train"
+    images = getattr(opened, split).images
     count = min(IMAGES, len(images))
-    return images[torch.arange(count) * len(images) // count], f"test images in {root}"
+    return images[torch.arange(count) * len(images) // count], f"{split} images in {root}"
 
 
 def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:

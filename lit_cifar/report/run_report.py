@@ -46,12 +46,12 @@ class RunReport(Callback):
         self._trained = True
         if trainer.is_global_zero:
             data = pl_module.datamodule
-            train, validation = data.split()
             parameters = sum(parameter.numel() for parameter in pl_module.net.parameters())
             tables.print_drawn_box(data.images)
             tables.print_start(
-                f"{data.title}, {len(data.classes)} classes: {len(train):,} images to train on,"
-                f" {len(validation):,} held out, {len(data.images.test.labels):,} to test",
+                f"{data.title}, {len(data.classes)} classes: {len(data.split()[0]):,} images to train on,"
+                f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
+                f" {len(data.images.test.labels):,} to test",
                 f"{type(pl_module.net).__name__}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
@@ -79,7 +79,8 @@ class RunReport(Callback):
             found, data = pl_module.val_results, pl_module.datamodule
             matrix, accuracy = found["confusion_matrix"], float(found["accuracy"])
             recall = class_scores(matrix, data.classes)["class_recall"]
-            tables.print_accuracies("images held out of training", int(matrix.sum()), accuracy, recall, data.title)
+            images = "images held out of training" if data.images.val is None else "validation images"
+            tables.print_accuracies(images, int(matrix.sum()), accuracy, recall, data.title)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""

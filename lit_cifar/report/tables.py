@@ -58,10 +58,20 @@ def print_drawn_box(images: Images) -> None:
 def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     """Prints the accuracy on the test images and on each class, and what training took."""
     if trained:
-        epochs, seconds = plural(report["epochs"], "epoch"), duration(report["train_seconds"])
-        _console().print(f"Finished training: {epochs}, {report['steps']:,} steps in {seconds}")
+        print_finished(report["epochs"], report["steps"], report["train_seconds"])
     total = sum(map(sum, report["confusion_matrix"]))
     print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
+
+
+def print_finished(epochs: float, steps: int, seconds: float) -> None:
+    """Prints what a training took."""
+    epochs = int(epochs) if float(epochs).is_integer() else epochs
+    _console().print(f"Finished training: {plural(epochs, 'epoch')}, {steps:,} steps in {duration(seconds)}")
+
+
+def print_untested(root: Path) -> None:
+    """Prints that a folder has nothing to test the trained network on."""
+    _console().print(f"Nothing was tested: {escape(str(root))} has no folder test")
 
 
 def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[str, float | None], data: str) -> None:

@@ -24,6 +24,7 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import RunCard, describe
 from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
+from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.history import DivergenceWatch, TrainingRecord
 from lit_cifar.training.optimizers import Muon
 from lit_cifar.training.predictor import EVALUATION, Predictor
@@ -131,6 +132,9 @@ class LitClassifier(Predictor):
         self.check(data)
         if stage == "fit":
             finders = (LearningRateFinder, BatchSizeFinder)
+            if type(self) is LitClassifier:  # a subclass may log metrics of its own
+                validates = bool(data.val_size and self.trainer.limit_val_batches)
+                require_metrics(self.trainer, data.classes, validates, self.make_lr_scheduler)
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
             if not self.whitened:
                 whiten(self.net, data)

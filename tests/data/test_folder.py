@@ -188,13 +188,16 @@ def test_a_truncated_picture_is_named(pictures: Path) -> None:
 
 
 @pytest.mark.parametrize(("here", "there"), [("train", "test"), ("test", "train")])
-def test_a_class_or_a_split_that_is_missing_is_named(pictures: Path, here: str, there: str) -> None:
+def test_a_class_that_is_missing_is_named(pictures: Path, here: str, there: str) -> None:
     for file in (pictures / there / "bird").iterdir():
         file.unlink()
     with refused(UsageError, "data-missing", "'bird'", f"has images in {pictures / here}", str(pictures / there)):
         open_images(pictures)
-    (pictures / there).rename(pictures / "elsewhere")
-    with refused(UsageError, "data-missing", str(pictures), f"has no folder {there}"):
+
+
+def test_training_images_that_are_missing_are_named(pictures: Path) -> None:
+    (pictures / "train").rename(pictures / "elsewhere")
+    with refused(UsageError, "data-missing", str(pictures), "has no folder train"):
         open_images(pictures)
 
 

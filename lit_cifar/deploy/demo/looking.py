@@ -123,6 +123,8 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
     test = open_images(root, "real" if there and not drawn else "drawn").test  # no download
     if test.classes != classifier.classes:
         return None, f"No gallery: the test images in {root} have other classes than the network."
+    if not len(test.labels):
+        return None, f"No gallery: there are no test images in {root}."
     note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
     if drawn:
         note = "The gallery shows synthetic images, on which this network was trained."

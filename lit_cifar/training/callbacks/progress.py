@@ -28,6 +28,7 @@ class LitProgressBar(ProgressBar):
         self._enabled = True
         self._progress: Progress | None = None
         self._next = 0.0
+        self._validated = -1  # the step of the last validation in the middle of an epoch, whose line is printed
 
     def disable(self) -> None:
         self._enabled = False
@@ -88,7 +89,7 @@ class LitProgressBar(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
-        if self._enabled and isinstance(pl_module, LitClassifier):
+        if self._enabled and isinstance(pl_module, LitClassifier) and trainer.global_step != self._validated:
             accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
             new = trainer.global_step in dict(pl_module.record.curves["val/loss"])
             end = f"  validation accuracy: {percent(float(accuracy))}" if new and accuracy is not None else ""
@@ -101,6 +102,16 @@ class LitProgressBar(ProgressBar):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Validating", sum(trainer.num_val_batches))
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the accuracy of a validation in the middle of an epoch; at the end of one, its line has it."""
+        self._end()
+        done = trainer.fit_loop.batch_idx + 1
+        in_epoch = trainer.state.fn == "fit" and not trainer.sanity_checking and done < trainer.num_training_batches
+        if self._enabled and in_epoch and isinstance(pl_module, LitClassifier):
+            self._validated = trainer.global_step
+            accuracy = percent(float(pl_module.val_results["accuracy"]))
+            self._print_line(trainer, pl_module, done, f"  validation accuracy: {accuracy}")
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", sum(trainer.num_test_batches))
 
@@ -110,8 +121,8 @@ class LitProgressBar(ProgressBar):
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         self._move(args[2] + 1)  # its index
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
-    on_train_end = on_test_end = on_predict_end = on_validation_end
+    on_train_end = on_predict_end = on_test_end
