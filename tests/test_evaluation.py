@@ -23,6 +23,7 @@ def test_the_accuracy_of_a_class_is_the_share_of_its_images_that_are_predicted_a
     measured = metrics(3)
     measured["loss"].update(torch.tensor(2.0).expand(3))
     measured["loss"].update(torch.tensor(4.0).expand(1))
+    measured["divisor"].update(torch.tensor(4))
     measured["confusion_matrix"].update(one_hot([0, 1, 1, 1]), torch.tensor([0, 0, 0, 0]))
     measured["confusion_matrix"].update(one_hot([1]), torch.tensor([1]))
     values = computed(measured)
@@ -48,6 +49,7 @@ def test_an_evaluation_does_not_count_what_the_one_before_it_counted() -> None:
     measured = metrics(3)
     for right in ([0, 1], [0, 2]):
         measured["loss"].update(torch.tensor(float(right[1])).expand(2))
+        measured["divisor"].update(torch.tensor(2))
         measured["confusion_matrix"].update(one_hot(right), torch.tensor([0, 2]))
         values = computed(measured)
     assert (float(values["accuracy"]), float(values["loss"]), int(values["confusion_matrix"].sum())) == (1, 2, 2)
@@ -56,6 +58,7 @@ def test_an_evaluation_does_not_count_what_the_one_before_it_counted() -> None:
 def test_a_single_class_has_a_confusion_matrix_too() -> None:
     measured = metrics(1)
     measured["loss"].update(torch.tensor(0.0).expand(2))
+    measured["divisor"].update(torch.tensor(2))
     measured["confusion_matrix"].update(torch.zeros(2, 1), torch.tensor([0, 0]))
     assert computed(measured)["confusion_matrix"].tolist() == [[2]]
 

@@ -10,15 +10,36 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, nll_loss
 
 from lit_cifar import LitClassifier
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.recorded import RecordedStep
-from lit_cifar.training.step import DirectStep, GradientExchange, Share, count, take_share
+from lit_cifar.training.step import DirectStep, GradientExchange, Loss, count, take_share
 
 SHARED = [(5, 1), (5, 2), (5, 3), (1, 2), (2, 3)]  # images and processes; in the last two, a share is empty
+WEIGHTS = torch.tensor([0.1, 5.0, 1.0])
+
+
+class OwnWeights(nn.CrossEntropyLoss):
+    """torch's loss with weights that a recipe can write down."""
+
+    def __init__(self) -> None:
+        super().__init__(WEIGHTS)
+
+
+LOSSES: dict[str, Loss] = {
+    "plain": cross_entropy,
+    "weights": nn.CrossEntropyLoss(WEIGHTS),
+    "ignored": nn.CrossEntropyLoss(ignore_index=1),  # of one image, in a batch of two
+    "all": nn.CrossEntropyLoss(WEIGHTS, ignore_index=1, label_smoothing=0.2),
+    "nll": nn.NLLLoss(WEIGHTS),
+    "subclass": OwnWeights(),
+    "partial": partial(cross_entropy, weight=WEIGHTS, label_smoothing=0.1),
+    "partial nll": partial(nll_loss, ignore_index=2),
+    "mean over images": nn.MultiMarginLoss(weight=WEIGHTS),
+}
 
 
 def batch_of(images: int) -> tuple[Tensor, Tensor]:
@@ -26,9 +47,13 @@ def batch_of(images: int) -> tuple[Tensor, Tensor]:
     return torch.randn(images, 3, 32, 32, generator=generator), torch.arange(images) % 3
 
 
-def shares_of(images: int, processes: int) -> list[tuple[Tensor, Tensor]]:
+def shares_of(images: int, processes: int, slice_size: int = 0) -> list[tuple[Tensor, Tensor]]:
+    """What BatchLoader gives each process: its part of every slice."""
     pixels, labels = batch_of(images)
-    return list(zip(pixels.tensor_split(processes), labels.tensor_split(processes), strict=True))
+    slices = -(-images // slice_size) if slice_size else 1
+    places = [part.tensor_split(processes) for part in torch.arange(images).tensor_split(slices)]
+    taken = [torch.cat([part[rank] for part in places]) for rank in range(processes)]
+    return [(pixels[each], labels[each]) for each in taken]
 
 
 def net_of_seed() -> Net:
@@ -36,10 +61,10 @@ def net_of_seed() -> Net:
     return Net(3)
 
 
-def gradient_of_batch(images: int) -> list[Tensor]:
+def gradient_of_batch(images: int, loss: Loss = cross_entropy) -> list[Tensor]:
     """By plain PyTorch."""
     net, (pixels, labels) = net_of_seed(), batch_of(images)
-    return [*torch.autograd.grad(cross_entropy(net(pixels), labels), [*net.parameters()])]
+    return [*torch.autograd.grad(loss(net(pixels), labels), [*net.parameters()])]
 
 
 def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -47,49 +72,41 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("whole", "processes", "mine", "weight", "averaged", "slices"),
-    [
-        (5, 1, 5, 1.0, 1.0, 3),
-        (5, 2, 3, 0.6, 1.2, 2),
-        (5, 2, 2, 0.4, 0.8, 2),
-        (1, 2, 1, 1.0, 2.0, 1),
-        (1, 2, 0, 0.0, 0.0, 1),
-    ],
-)
-def test_a_share_weighs_as_much_as_its_part_of_the_images(
-    whole: int, processes: int, mine: int, weight: float, averaged: float, slices: int
-) -> None:
-    share = take_share(batch_of(mine), whole, processes, slice_size=2)
-    assert share.weight() == pytest.approx(weight)
-    assert share.weight(processes) == pytest.approx(averaged)
-    assert share.slices == slices
-    assert len(share.images) == len(share.labels) == max(1, mine)
+def trainer_of(images: int, rank: int, processes: int) -> Any:
+    """Of a process that trains on a batch of so many images."""
+    loader = SimpleNamespace(labels_in_batch=lambda _: batch_of(images)[1])
+    return SimpleNamespace(global_rank=rank, world_size=processes, train_dataloader=loader)
 
 
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize(("images", "processes"), SHARED)
-def test_lightnings_average_of_training_steps_is_the_gradient_of_the_batch(images: int, processes: int) -> None:
+@pytest.mark.parametrize("slice_size", [0, 2])
+def test_lightnings_average_of_training_steps_is_the_gradient_of_the_batch(
+    images: int, processes: int, slice_size: int, loss: Loss
+) -> None:
     total = [torch.zeros_like(weight) for weight in net_of_seed().parameters()]
-    for batch in shares_of(images, processes):
-        module = LitClassifier(net_of_seed(), slice_size=2)
-        loader = SimpleNamespace(images_in_batch=lambda _: images)
-        module.trainer = SimpleNamespace(world_size=processes, train_dataloader=loader)  # type: ignore[assignment]
+    for rank, batch in enumerate(shares_of(images, processes, slice_size)):
+        module = LitClassifier(net_of_seed(), slice_size=slice_size, loss=loss)
+        module.trainer = trainer_of(images, rank, processes)
         module.training_step(batch, 0).backward()
         for sum_, weight in zip(total, module.net.parameters(), strict=True):
             assert weight.grad is not None  # an empty share takes part in the exchange, too
             sum_ += weight.grad / processes
         assert module.record.trained["images"] == images
-    assert_close(total, gradient_of_batch(images))
+    assert_close(total, gradient_of_batch(images, loss))
 
 
-@pytest.mark.parametrize("kind", [DirectStep, RecordedStep])
+@pytest.mark.parametrize(
+    ("kind", "loss"), [(RecordedStep, cross_entropy), *((DirectStep, each) for each in LOSSES.values())]
+)
 @pytest.mark.parametrize(("images", "processes"), SHARED)
-def test_direct_steps_exchange_gradients_whose_weighted_sum_is_that_of_the_batch(
-    images: int, processes: int, kind: type[DirectStep]
+def test_direct_steps_exchange_gradients_whose_sum_is_that_of_the_batch(
+    images: int, processes: int, kind: type[DirectStep], loss: Loss
 ) -> None:
     total = [torch.zeros_like(weight) for weight in net_of_seed().parameters()]
-    record = TrainingRecord()
-    for batch in shares_of(images, processes):
+    record, losses = TrainingRecord(), list[float]()
+    pixels, labels = batch_of(images)
+    for rank, batch in enumerate(shares_of(images, processes)):
         net = net_of_seed()
 
         def exchange(weight: float, net: Net = net) -> None:
@@ -97,19 +114,32 @@ def test_direct_steps_exchange_gradients_whose_weighted_sum_is_that_of_the_batch
                 assert each.grad is not None
                 sum_ += each.grad * weight
 
-        step = kind(net, cross_entropy, torch.optim.SGD(net.parameters(), lr=0.1), exchange)  # type: ignore[arg-type]
-        share = take_share(batch, images, processes)
-        _, counts = step(share)
-        record.add(share._replace(whole=0), counts)
-    assert_close(total, gradient_of_batch(images))
-    net, (pixels, labels) = net_of_seed(), batch_of(images)
-    logits = net(pixels)
-    right = int((logits.argmax(1) == labels).sum())
-    record.add(Share(pixels, labels, 0, images, 1), torch.full((2,), torch.nan))  # an empty share counts nothing
-    one_process: Any = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums))
-    means = record.means(one_process)
-    assert means["train/loss"] == pytest.approx(float(cross_entropy(logits, labels).detach()), rel=1e-4)
-    assert means["train/accuracy"] == pytest.approx(right / images)
+        step = kind(net, loss, torch.optim.SGD(net.parameters(), lr=0.1), exchange)  # type: ignore[arg-type]
+        share = take_share(batch, labels, loss, rank=rank, processes=processes)
+        mean, counts = step(share)
+        losses.append(float(mean))
+        record.add(share if rank == 0 else share._replace(whole=0, divisor=0), counts)
+    assert_close(total, gradient_of_batch(images, loss))
+    logits = net_of_seed()(pixels)
+    expected = float(loss(logits, labels).detach())
+    means = record.means(SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums)))  # type: ignore[arg-type]
+    assert means["train/loss"] == pytest.approx(expected, rel=1e-5)
+    assert means["train/accuracy"] == pytest.approx(int((logits.argmax(1) == labels).sum()) / images)
+    assert sum(losses) / processes == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_batch_whose_images_are_all_ignored_changes_nothing() -> None:
+    net, loss = net_of_seed(), nn.CrossEntropyLoss(ignore_index=0)
+    pixels, labels = batch_of(4)
+    record = TrainingRecord()
+    for each in (torch.zeros_like(labels), labels):
+        step = DirectStep(net, loss, torch.optim.SGD(net.parameters(), lr=0.0))
+        _, counts = step(share := take_share((pixels, each), each, loss))
+        record.add(share, counts)
+        if each is not labels:
+            assert all(weight.grad is not None and not weight.grad.any() for weight in net.parameters())
+    means = record.means(SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums)))  # type: ignore[arg-type]
+    assert means["train/loss"] == pytest.approx(float(loss(net(pixels), labels).detach()), rel=1e-5)
 
 
 @pytest.mark.parametrize("size", [3, 4, 10, 100])
@@ -123,9 +153,9 @@ def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
     loss, logits = loss.detach(), logits.detach()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     step = DirectStep(net, cross_entropy, optimizer, context=torch.enable_grad)
-    sliced_loss, counts = step(take_share((images, labels), 10, slice_size=size))
+    sliced_loss, counts = step(take_share((images, labels), labels, cross_entropy, size))
     assert float(sliced_loss) == pytest.approx(float(loss), rel=1e-5)
-    assert torch.allclose(counts, count(loss, logits, labels), rtol=1e-5)
+    assert torch.allclose(counts, count(loss, 10, logits, labels), rtol=1e-5)
     for weight, gradient in zip(net.parameters(), gradients, strict=True):
         assert weight.grad is not None
         assert torch.allclose(weight.grad, gradient, atol=1e-6)
@@ -145,7 +175,8 @@ def test_a_batch_is_cut_into_even_slices() -> None:
 
     net = Seen()
     batch = torch.zeros(501, 3, 2, 2), torch.zeros(501, dtype=torch.int64)
-    DirectStep(net, cross_entropy, torch.optim.SGD(net.parameters()))(take_share(batch, 501, slice_size=250))
+    share = take_share(batch, batch[1], cross_entropy, 250)
+    DirectStep(net, cross_entropy, torch.optim.SGD(net.parameters()))(share)
     assert sizes == [167] * 3
 
 

@@ -21,7 +21,7 @@ from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
-from lit_cifar.runs.network import default_net, own_net
+from lit_cifar.runs.network import default_loss, default_net, own_net
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
 from lit_cifar.training.classifier import LitClassifier
@@ -178,6 +178,8 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
         if net := default_net(start, named[-1] if named else None, command == "fit"):
             known["model.net"] = net
+        if command != "fit" and (loss := default_loss(start)):
+            known["model.loss"] = loss
         parser.set_defaults(known)
     return parser
 

@@ -127,9 +127,12 @@ def _registered_types() -> Iterator[None]:
     import yaml
     from jsonargparse.typing import register_type, registered_type_handlers
 
-    ours: tuple[type, ...] = (torch.device, Number)
+    from lit_cifar.runs.card import as_list
+
+    ours: tuple[type, ...] = (torch.device, torch.Tensor, Number)
     handlers = {kind: handler for kind, handler in registered_type_handlers.items() if kind in ours}
     register_type(torch.device)
+    register_type(torch.Tensor, as_list, _tensor)  # such as a loss's class weights
     register_type(Number, lambda value: value, _number, type_check=isinstance)  # such as RandomRotation's degrees
     is_inherited = "yaml_multi_representers" not in vars(yaml.SafeDumper)
     representers = yaml.SafeDumper.yaml_multi_representers
@@ -144,6 +147,13 @@ def _registered_types() -> Iterator[None]:
         for kind in ours:
             del registered_type_handlers[kind]
         registered_type_handlers.update(handlers)
+
+
+def _tensor(value: Any) -> Any:
+    import torch
+    import yaml
+
+    return torch.as_tensor(yaml.safe_load(value) if isinstance(value, str) else value, dtype=torch.get_default_dtype())
 
 
 def _number(text: Any) -> Any:

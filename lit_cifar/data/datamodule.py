@@ -156,7 +156,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return (~validation).nonzero().flatten(), validation.nonzero().flatten()
 
     def train_dataloader(self) -> BatchLoader:
-        options = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
+        options: dict[str, Any] = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
+        if self.trainer is not None:
+            options["slice_size"] = getattr(self.trainer.lightning_module, "slice_size", 0)
         return self._loader(self.images.train, self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

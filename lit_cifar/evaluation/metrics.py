@@ -5,15 +5,19 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 
 def metrics(classes: int) -> MetricCollection:
-    """Returns loss and confusion matrix, summed over all devices; updating more metrics took as long as the network."""
+    """Returns sums over all devices; updating more metrics took as long as the network.
+
+    They are `loss`, the sum of losses, `divisor`, what turns it into the mean, and `confusion_matrix`.
+    """
     confusion = MulticlassConfusionMatrix(classes, validate_args=False)
-    loss = MeanMetric(nan_strategy="disable")  # or the CPU would wait for each batch, to look for NaN
-    return MetricCollection({"loss": loss, "confusion_matrix": confusion}, compute_groups=False)
+    # without "disable", the CPU would wait for each batch, to look for NaN
+    loss, divisor = (SumMetric(nan_strategy="disable") for _ in range(2))
+    return MetricCollection({"loss": loss, "divisor": divisor, "confusion_matrix": confusion}, compute_groups=False)
 
 
 def computed(measured: MetricCollection) -> dict[str, Tensor]:
@@ -23,6 +27,7 @@ def computed(measured: MetricCollection) -> dict[str, Tensor]:
     matrix = torch.atleast_2d(values["confusion_matrix"])  # torchmetrics returns a vector for a single class
     right, total = matrix.diagonal(), matrix.sum(1)
     values["confusion_matrix"] = matrix
+    values["loss"] = values["loss"] / values.pop("divisor")
     return values | {"accuracy": right.sum() / total.sum(), "class_accuracy": right / total.clamp(min=1)}
 
 

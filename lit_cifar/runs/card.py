@@ -101,6 +101,8 @@ def plain(value: Any, flag: str) -> Any:
     """
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
+    if isinstance(value, torch.Tensor):  # such as class weights
+        return as_list(value)
     if isinstance(value, list | tuple | set):
         return [plain(each, flag) for each in value]
     if isinstance(value, Mapping):
@@ -113,6 +115,11 @@ def plain(value: Any, flag: str) -> Any:
         return import_path(value)
     instead = "which a checkpoint can't hold; use numbers, words, classes or functions"
     raise UsageError("value-unwritable", f"{flag} is a {type(value).__name__}, {instead}")
+
+
+def as_list(tensor: torch.Tensor) -> Any:
+    """Returns the shortest numbers that give the tensor again: 0.1, not 0.10000000149011612."""
+    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()
 
 
 def import_path(named: Any) -> str:

@@ -95,6 +95,15 @@ def default_net(checkpoint: Checkpoint, named: str | None, fit: bool) -> Descrip
     return config
 
 
+def default_loss(checkpoint: Checkpoint) -> Description | None:
+    """Returns the loss that a checkpoint was trained with, if it is a class of torch's with plain arguments."""
+    config = checkpoint.card.loss
+    module, _, name = str(config.get("class_path")).rpartition(".")
+    found = getattr(nn.modules.loss, name, None) if module == nn.modules.loss.__name__ else None
+    is_loss = inspect.isclass(found) and issubclass(found, nn.modules.loss._Loss)
+    return config if is_loss and _has_plain_arguments(config) else None
+
+
 def build_net(config: Description) -> nn.Module:
     """Returns the network that a class path and arguments describe. Call `check_net` first."""
     module, _, name = config["class_path"].rpartition(".")

@@ -30,7 +30,7 @@ from lit_cifar.training.optimizers import Muon
 from lit_cifar.training.predictor import EVALUATION, Predictor
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, count, take_share
+from lit_cifar.training.step import Batch, Share, mean_loss, slice_losses, take_share
 
 
 class LitClassifier(Predictor):
@@ -41,7 +41,8 @@ class LitClassifier(Predictor):
         optimizer: Any of torch.optim's, or your own, by class path.
         lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
         lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
-        loss: Mean loss of logits [N, C] and labels [N], by import path.
+        loss: Mean loss of logits [N, C] and labels [N], by import path. torch's cross-entropy and NLLLoss may have
+            class weights and an `ignore_index`; any other loss is taken for a mean over the images.
         slice_size: Largest number of images that go through the network at once in training, and are normalised
             together by batch normalisation; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
         sides: Pairs of a share of the training, from 0 to 1, and a side in pixels: from there on, images are scaled to
@@ -185,18 +186,17 @@ class LitClassifier(Predictor):
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""
-        whole = cast(BatchLoader, self.trainer.train_dataloader).images_in_batch(batch_idx)
-        return take_share(batch, whole, self.trainer.world_size, self.slice_size)
+        rank, processes, whole = self.trainer.global_rank, self.trainer.world_size, batch[1]
+        if processes > 1:
+            whole = cast(BatchLoader, self.trainer.train_dataloader).labels_in_batch(batch_idx)
+        return take_share(batch, whole, self.loss, self.slice_size, rank, processes)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss whose gradient, averaged over the devices, is that of the whole batch."""
         share = self.share(batch, batch_idx)
-        logits = torch.cat([self(part) for part in share.images.tensor_split(share.slices)])
-        loss = self.loss(logits, share.labels)
-        self.record.add(share, count(loss, logits, share.labels))
-        if not share.mine:  # every weight needs a gradient to exchange; that of the loss may be NaN
-            return (logits.sum() + sum(weight.sum() for weight in self.parameters() if weight.requires_grad)) * 0
-        return loss * share.weight(self.trainer.world_size)
+        parts, counts = zip(*slice_losses(share, self, self.loss), strict=True)
+        self.record.add(share, torch.stack(counts).sum(0))
+        return torch.stack(parts).sum() * share.processes
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -244,7 +244,13 @@ class LitClassifier(Predictor):
         if not len(labels):
             return images.new_empty(0, len(self.classes))  # an empty share of the last, short batch
         logits = net(images).float()
-        metrics["loss"].update(self.loss(logits, labels).expand(len(labels)))  # a value for each image
+        loss, by = mean_loss(self.loss, logits, labels)
+        if isinstance(by, int):  # new_full, because to copy a number would wait for the GPU
+            loss, by = loss.expand(by), loss.new_full((), by)
+        else:
+            loss = loss * by
+        metrics["loss"].update(loss)
+        metrics["divisor"].update(by)
         metrics["confusion_matrix"].update(logits, labels)
         return logits
 

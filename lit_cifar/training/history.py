@@ -117,6 +117,7 @@ class TrainingRecord:
         """Totals of the training so far; seconds are wall time of the loop, validation included."""
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions
         self._images = 0  # since the last logging, over all devices
+        self._divisor: float | Tensor = 0  # the same, of their loss
         self._rng: dict[str, Tensor] | None = None  # states to go on with, for dropout
         self._started: float | None = None
         self._log_every: int | float = 0
@@ -136,16 +137,17 @@ class TrainingRecord:
     def add(self, share: Share, counts: Tensor) -> None:
         """Adds the `count` of this rank's share of a batch; the black image of an empty share does not count."""
         self._images += share.whole
+        self._divisor = self._divisor + share.divisor
         self.trained["images"] += share.whole
-        if share.mine:
+        if len(share.labels):
             self._sums += counts
 
     def means(self, trainer: Trainer) -> dict[str, float]:
         """Returns loss and accuracy since the last call, over all devices."""
         loss, right = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
-        means = {"train/loss": loss / self._images, "train/accuracy": right / self._images}
+        means = {"train/loss": loss / (float(self._divisor) or 1), "train/accuracy": right / self._images}
         self._sums.zero_()
-        self._images = 0
+        self._images = self._divisor = 0
         return means
 
     def log(self, trainer: Trainer, step: int, watch: DivergenceWatch | None) -> None:
@@ -180,14 +182,15 @@ class TrainingRecord:
             torch.distributed.all_gather_object(ranks, here)
         # as tensors: pickling 10,000 points as tuples took longer than a short epoch
         curves = {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.curves.items()}
-        return {"curves": curves, "trained": self.trained, "images_since": self._images, "ranks": ranks}
+        since = {"images_since": self._images, "divisor_since": float(self._divisor)}
+        return {"curves": curves, "trained": self.trained, "ranks": ranks} | since
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on; sums go to the rank they come from or, if the number of devices has changed, to the first one."""
         for name, curve in state["curves"].items():
             self.curves[name] = [(int(step), value) for step, value in curve.tolist()]
         self.trained = dict(state["trained"])
-        self._images = state["images_since"]
+        self._images, self._divisor = state["images_since"], state["divisor_since"]
         self._started = None
         rank, ranks = trainer.global_rank, state["ranks"]
         if len(ranks) == trainer.world_size:

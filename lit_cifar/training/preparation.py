@@ -50,16 +50,21 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
     if logits.shape[1] != classes:
         sentence = f"The network has {logits.shape[1]} outputs, but there are {classes} classes in {data.title}"
         raise UsageError("network-classes", f"{sentence}; set --model.net.init_args.num_classes {classes}")
-    labels = torch.zeros(classes + 1, dtype=torch.int64, device=weight.device)
+    labels = torch.arange(classes + 1, device=weight.device) % classes
+    logits = logits.float().expand(classes + 1, -1)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some losses only warn about sizes that don't fit
-            value = loss(logits.float().expand(classes + 1, -1), labels)
+            value = loss(logits, labels)
+            twice = loss(torch.cat((logits, logits)), torch.cat((labels, labels)))
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         sentence = f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})"
         raise UsageError("loss-unfit", sentence) from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
+    if value and torch.isclose(twice, 2 * value):
+        sentence = "--model.loss must return the mean loss of a batch, not the sum; use reduction mean"
+        raise UsageError("loss-unfit", f"{sentence}, and a larger learning rate")
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:

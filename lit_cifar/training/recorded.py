@@ -38,10 +38,16 @@ class RecordedStep(DirectStep):
 
     @torch.no_grad()
     def backward(self, share: Share) -> tuple[Tensor, Tensor]:
-        run = self._recorded.get(share.images.shape) or self._record(share.images, share.labels)
-        loss, counts, *gradients = run(share.images, share.labels, *self._weights)
+        images, labels, mine = share.images, share.labels, len(share.labels)
+        if not mine:
+            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
+        run = self._recorded.get(images.shape) or self._record(images, labels)
+        loss, counts, *gradients = run(images, labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
+        if self.exchange is not None:
+            self.exchange(mine / share.whole)
+            loss = loss * (mine * share.processes / share.whole)
         return loss, counts
 
     def _record(self, images: Tensor, labels: Tensor) -> Callable[..., tuple[Tensor, ...]]:
@@ -60,7 +66,7 @@ class RecordedStep(DirectStep):
         weights = tuple(weight.detach().requires_grad_() for weight in weights)
         logits = functional_call(self.net, dict(zip(self._names, weights, strict=True)), (images,))
         loss = self.loss(logits, labels)
-        return loss.detach(), count(loss, logits, labels), *torch.autograd.grad(loss, weights)
+        return loss.detach(), count(loss, len(labels), logits, labels), *torch.autograd.grad(loss, weights)
 
 
 def can_record(net: nn.Module) -> bool:

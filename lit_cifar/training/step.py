@@ -1,7 +1,9 @@
 """One step of training: forward, loss, backward, optimizer.
 
 A batch is shared out over processes, and each share goes through the network in slices. `LitClassifier.training_step`,
-for Lightning's own loop, `DirectStep` and `RecordedStep` (recorded.py) all weigh and count shares as written here.
+for Lightning's own loop, `DirectStep` and `RecordedStep` (recorded.py) all weigh and count shares as written here: the
+loss of a batch is the sum over its shares of their mean loss, times what that divides by, divided by the same of the
+whole batch.
 
 Slices of 250 stay in the cache of a CPU; at batch 2,000, moving activations to memory takes a third of the time. Batch
 normalisation sees one slice at a time ("ghost batches", Hoffer et al., arXiv 1705.08741).
@@ -10,11 +12,14 @@ normalisation sees one slice at a time ("ghost batches", Hoffer et al., arXiv 17
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from math import ceil
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from lit_cifar.data.loader import share_sizes
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -25,35 +30,87 @@ FIRST_MESSAGE = 2**20  # bytes of gradients that DistributedDataParallel sends f
 class Share(NamedTuple):
     """The part of a batch that one process trains on."""
 
-    images: Tensor  # `[n, 3, H, W]`; a single black image if it is empty: every process must exchange gradients
+    images: Tensor  # `[n, 3, H, W]`; n may be 0
     labels: Tensor  # int64 `[n]`
-    mine: int  # images in the share; 0 if it is empty
+    sizes: list[int]  # images in each slice, perhaps 0; all processes take the same number of slices
     whole: int  # images in the batch, over all processes
-    slices: int  # parts in which the images go through the network
-
-    def weight(self, processes: int = 1) -> float:
-        """Returns the weight of the share's mean loss; pass the number of processes if gradients are averaged."""
-        return self.mine * processes / self.whole
+    divisor: int | Tensor  # of the loss of the whole batch
+    processes: int = 1
 
 
-def take_share(batch: Batch, whole: int, processes: int = 1, slice_size: int = 0) -> Share:
-    """Makes a Share of the images and labels, perhaps none, of a batch of `whole` images that this process has loaded.
+def take_share(
+    batch: Batch, whole: Tensor, loss: Loss, slice_size: int = 0, rank: int = 0, processes: int = 1
+) -> Share:
+    """Makes a Share of the images and labels, perhaps none, that this process has loaded.
 
-    Slices have at most `slice_size` images, 0 for a single slice. They are as even as possible, because a small one
-    would be a poor sample of the batch. All processes take the same number of them.
+    Args:
+        batch: Images and labels of this process, as BatchLoader gives them.
+        whole: Labels of the batch, over all processes.
+        loss: What is minimised.
+        slice_size: Largest number of images that go through the network at once, over all processes; 0 for no limit.
+        rank: The rank of this process.
+        processes: The number of processes.
     """
-    images, labels = batch
-    mine = len(labels)
-    if not mine:
-        images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-    slices = min(len(labels), ceil(ceil(whole / processes) / slice_size)) if slice_size else 1
-    return Share(images, labels, mine, whole, slices)
+    sizes = [size[rank] for size in share_sizes(len(whole), slice_size, processes)]
+    return Share(*batch, sizes, len(whole), divisor(loss, whole), processes)
+
+
+def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
+    """Returns what the mean loss of images with these labels divides by.
+
+    That is their number, except for torch's cross-entropy and negative log-likelihood: they divide by the sum of the
+    images' class weights, with label smoothing too, and leave out the label `ignore_index`.
+    """
+    weight, ignored = None, -1
+    if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        if type(loss).forward in (nn.CrossEntropyLoss.forward, nn.NLLLoss.forward):
+            weight, ignored = loss.weight, loss.ignore_index
+    elif isinstance(loss, partial) and loss.func in (F.cross_entropy, F.nll_loss):
+        weight, ignored = loss.keywords.get("weight"), loss.keywords.get("ignore_index", -1)
+    if weight is None and ignored < 0:
+        return len(labels)
+    counted = labels != ignored
+    return (counted if weight is None else weight[labels] * counted).sum()
+
+
+def mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
+    """Returns the mean loss and what it divides by; both are 0 if no image counts."""
+    by = divisor(loss, labels)
+    if isinstance(by, int):
+        return loss(logits, labels), by
+    some = by > 0  # 0 / 0 is NaN, and so is its gradient
+    return torch.where(some, loss(torch.where(some, logits, 0), labels), 0), by
 
 
 @torch.no_grad()
-def count(loss: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Returns `[2]`: the sum of the losses, and the number of correct predictions."""
-    return torch.stack((loss.float() * len(labels), (logits.argmax(1) == labels).sum()))
+def count(loss: Tensor, by: int | Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+    """Returns `[2]`: the sum of the losses, whose mean divides it `by` this, and the number of correct predictions."""
+    return torch.stack((loss.float() * by, (logits.argmax(1) == labels).sum()))
+
+
+def slice_losses(
+    share: Share, net: nn.Module, loss: Loss, context: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields for each slice of a share its part of the loss of the whole batch, and its `count`.
+
+    These parts, of all slices and processes, add up to the loss. If a slice has no image, a black one goes through the
+    network and counts as 0: every process must exchange gradients.
+    """
+    for images, labels in zip(share.images.split(share.sizes), share.labels.split(share.sizes), strict=True):
+        with context():
+            if len(labels):
+                logits = net(images)
+                mean, by = mean_loss(loss, logits, labels)
+                part, counts = mean * _ratio(by, share.divisor), count(mean, by, logits, labels)
+            else:
+                part, counts = 0 * net(images.new_zeros(1, *images.shape[1:])).sum(), images.new_zeros(2)
+                for weight in loss.parameters() if isinstance(loss, nn.Module) else ():
+                    part = part + 0 * weight.sum()
+        yield part, counts
+
+
+def _ratio(by: int | Tensor, whole: int | Tensor) -> float | Tensor:
+    return by / whole if isinstance(whole, int) else torch.nan_to_num(by / whole)  # 0 if no image of a batch counts
 
 
 class GradientExchange:
@@ -71,8 +128,8 @@ class GradientExchange:
         """Returns whether `net` has few weights, and no buffers to keep the same everywhere."""
         return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
 
-    def __call__(self, weight: float) -> None:
-        """Replaces the gradients by their sum over all processes, each times the weight of its share."""
+    def __call__(self, weight: float = 1.0) -> None:
+        """Replaces the gradients by their sum over all processes, each times a weight of its own."""
         weights = [each for each in self._weights if each.grad is not None]
         flat = torch.cat([each.grad.flatten() for each in weights if each.grad is not None])
         flat = flat.mul_(weight) if weight else flat.zero_()  # the loss of a black image may be NaN, and NaN * 0 is NaN
@@ -86,31 +143,27 @@ class DirectStep:
     """A step without Lightning's part in it, with any optimizer that steps without a closure."""
 
     net: nn.Module  # turns images `[N, 3, H, W]` into logits `[N, C]`
-    loss: Loss  # mean of a batch
+    loss: Loss  # mean loss of images
     optimizer: torch.optim.Optimizer
     exchange: GradientExchange | None = None  # with other processes
     context: Callable[[], AbstractContextManager[None]] = nullcontext  # of forward passes, such as autocast
 
     def __call__(self, share: Share) -> tuple[Tensor, Tensor]:
-        """Trains on a share; returns its mean loss and its `count`."""
+        """Trains on a share; returns a loss whose mean over the processes is that of the batch, and its `count`."""
         loss, counts = self.backward(share)
-        if self.exchange is not None:
-            self.exchange(share.weight())
         self.optimizer.step()
         return loss, counts
 
     def backward(self, share: Share) -> tuple[Tensor, Tensor]:
-        """Computes the gradient of the share's mean loss, slice by slice; returns the loss and its `count`."""
+        """Computes the gradient of the loss of the whole batch; returns the same as `__call__`."""
         self.optimizer.zero_grad()
         counts = torch.zeros(2, device=share.images.device)
-        slices = (tensor.tensor_split(share.slices) for tensor in (share.images, share.labels))
-        for images, labels in zip(*slices, strict=True):
-            with self.context():
-                logits = self.net(images)
-                loss = self.loss(logits, labels)
-            (loss * (len(labels) / len(share.labels))).backward()
-            counts += count(loss, logits, labels)
-        return counts[0] / len(share.labels), counts
+        for part, counted in slice_losses(share, self.net, self.loss, self.context):
+            part.backward()
+            counts += counted
+        if self.exchange is not None:
+            self.exchange(1.0 if len(share.labels) else 0.0)
+        return counts[0] * share.processes / share.divisor, counts
 
 
 @contextmanager
