@@ -12,8 +12,7 @@ class Muon(torch.optim.Optimizer):
 
     Keller Jordan, "Muon" (2024, https://kellerjordan.github.io/posts/muon/), as he uses it on CIFAR-10: a filter bank
     is scaled to a fixed norm before each step, and only the other weights decay. The rates of matrices and vectors are
-    large because the speedrun network divides its logits by its width. Raises ValueError for a rate or momentum that is
-    out of range.
+    large because the speedrun network divides its logits by its width. Raises ValueError for values out of range.
 
     Args:
         params: Weights, or groups of them with options of their own; the `lr` of a group overrides the learning rate of
