@@ -93,7 +93,8 @@ def test_one_cycle_serves_a_training_that_max_steps_ends_and_can_not_be_made_lon
     first = fit("parts", *cycle, "--model.lr_scheduler.total_steps=20", "--trainer.max_steps=20")
     assert (first.code, first.err) == (0, "")
     longer = fit("parts", *cycle, "--model.lr_scheduler.total_steps=28")
-    assert longer.failed(2, "schedule-refused", "OneCycleLR", "20", "28", "--resume")
+    names = ("--model.lr_scheduler.total_steps (20, now 28)", "--init_from")
+    assert longer.failed(2, "checkpoint-of-another-training", *names)
 
 
 def test_one_cycle_gets_the_length_of_the_training_unless_it_is_given(fit: Fit, tmp_path: Path) -> None:

@@ -1,30 +1,42 @@
 """From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
+from jsonargparse import Namespace
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import BatchSizeFinder, Callback
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
-from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
+from lit_cifar.runs.card import describe
+from lit_cifar.runs.checkpoint import (
+    Checkpoint,
+    RunCheckpoints,
+    check_resumable,
+    find_checkpoint,
+    newest_checkpoint,
+    readable,
+)
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
 from lit_cifar.runs.network import default_loss, default_net, own_net
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.initial_weights import take_weights
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
 
@@ -51,17 +63,24 @@ def build(command: str, words: list[str], description: str) -> Run:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
     start = _checkpoint(command, given)
+    weights = _initial_weights(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     parser = _parser(command, given, start, description)
     config = parser.parse_args(given.words)
     check_values(config)
-    if config.fast_precision and given.get("trainer.precision") is None:
+    chosen = config.fast_precision and given.get("trainer.precision") is None
+    if chosen:
         config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
     if config.trainer.default_root_dir:
         config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
     config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
+    config.init_from = str(weights.path) if weights else start.card.init_from if start and command == "fit" else None
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     path = str(start.path) if start else None
+    if given.own_classes and weights:
+        raise UsageError(
+            "value-invalid", f"--init_from {weights.path} is for LitClassifier, not for a module of your own"
+        )
     if given.own_classes:
         made = parser.make(config)
         callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
@@ -72,14 +91,12 @@ def build(command: str, words: list[str], description: str) -> Run:
     made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
     data = CIFAR10DataModule(**vars(made.data), seed=config.seed_everything)
     model = LitClassifier(**vars(made.model))
-    model.name_run(config.recipe, config.model.net.as_dict())
+    model.name_run(config.recipe, net=config.model.net.as_dict(), **_described(config, made))
+    model.init_from = config.init_from
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
     # so that config.yaml repeats the run, or fails if its images are gone
     config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
-    if start and command == "fit":
-        check_resumable(start, model.make_card(data), data.root)
-    model.check(data)
     if command == "validate" and not data.val_size:
         sentence = f"validate has no images: --data.val_size {config.data.val_size} holds none out"
         raise UsageError("validation-empty", f"{sentence} of {len(data.images.train.labels):,}")
@@ -87,7 +104,11 @@ def build(command: str, words: list[str], description: str) -> Run:
         data.test_dataloader()  # refuses if there are no such images
 
     callbacks = _asked(made.trainer.callbacks)
+    if command == "fit":
+        _check_states(model, callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
+        if start and any(isinstance(callback, LearningRateFinder) for callback in callbacks):
+            model.lr = start.card.optimizer["init_args"].get("lr")
         if start and any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
             data.batch_size = start.card.batch_size
         others = [callback for callback in callbacks if not isinstance(callback, FINDERS)]
@@ -105,12 +126,60 @@ def build(command: str, words: list[str], description: str) -> Run:
     logger = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)
     refuse_spawned(trainer, made.trainer.strategy)
+    if start and command == "fit":
+        now = model.make_card(data, trainer)
+        if chosen:  # by the hardware, which may be another
+            now.trainer["precision"] = start.card.trainer.get("precision")
+        check_resumable(start, now, data.root)
+    model.check(data)
+    if weights:
+        rank_zero_only(print)(take_weights(model, weights, data.classes))
     if command == "fit":
         validates = bool(data.val_size and trainer.limit_val_batches)
         require_metrics(trainer, data.classes, validates, model.make_lr_scheduler)
     if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # the user names no plugin
         trainer.strategy.checkpoint_io = RunCheckpoints(start)
     return Run(trainer, model, data, path, best)
+
+
+def _described(config: Any, made: Any) -> dict[str, Any]:
+    """Descriptions of the classes that the recipe names, with all arguments; objects may have forgotten theirs."""
+    parts = {name: (config.model[name], made.model[name]) for name in ("optimizer", "lr_scheduler", "loss")}
+    parts["transform"] = config.data.transform, made.data.transform
+    return {
+        name: {"class_path": describe(part)["class_path"], "init_args": vars(given.get("init_args") or Namespace())}
+        for name, (given, part) in parts.items()
+        if isinstance(given, Namespace) and "class_path" in given
+    }
+
+
+def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
+    """Raises UsageError if the state of a callback or of the schedule, as far as it is known, can't be written."""
+    states: list[tuple[str, Any]] = []
+    with suppress(Exception):  # a schedule may need the length of the training, and is then tried when it begins
+        schedule: Any = model.make_lr_scheduler and model.make_lr_scheduler(model.new_optimizer())
+        states.append((type(schedule).__name__, schedule.state_dict()))
+    for callback in callbacks:
+        with suppress(Exception):  # as may a callback
+            states.append((type(callback).__name__, callback.state_dict()))
+    for name, state in states:
+        readable(state, name)
+
+
+def _initial_weights(command: str, given: Given) -> Checkpoint | None:
+    """Reads the checkpoint whose weights a new training starts from."""
+    path = given.get("init_from")
+    if not path or command != "fit":
+        return None
+    if given.get("ckpt_path") or given.get("resume") == "auto":
+        todo = "use --init_from to start a new training, or the other to go on with one"
+        raise UsageError(
+            "value-invalid", f"--init_from {path} and --ckpt_path or --resume auto exclude each other; {todo}"
+        )
+    try:
+        return find_checkpoint(path, Path(given.get("trainer.default_root_dir") or ".").expanduser())
+    except UserError as error:
+        raise type(error)(error.code, str(error).replace("--ckpt_path", "--init_from")) from error
 
 
 def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
@@ -135,12 +204,12 @@ def _checkpoint(command: str, given: Given) -> Checkpoint | None:
     root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
     by_name = path in ("best", "last")
     if by_name and str(given.get("trainer.logger")).lower() == "false":  # no run folder: where Lightning puts them
-        found = newest_checkpoint([root], f"checkpoints/{path}.ckpt")
+        found = newest_checkpoint([root], f"checkpoints/{path}.ckpt", resume=not named)
     elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
         runs = root / RUNS / _recipe_name(given)
         kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
         folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
-        found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt")
+        found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt", resume=not named)
     else:
         found = find_checkpoint(path, root)
     if found is None and named:
@@ -176,7 +245,8 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
-        if net := default_net(start, named[-1] if named else None, command == "fit"):
+        arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
+        if net := default_net(start, named[-1] if named else None, command == "fit", arguments):
             known["model.net"] = net
         if command != "fit" and (loss := default_loss(start)):
             known["model.loss"] = loss

@@ -13,6 +13,7 @@ from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ig
 
 from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.runs.network import named_objects
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
 NOISE = re.compile(
@@ -71,7 +72,8 @@ class Parser(ArgumentParser):
 
     def _nearest(self, name: str) -> str:
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        close = difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
+        inner = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]  # without its section
+        close = inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
         if not close:
             return "; --help lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"
@@ -111,6 +113,8 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add = parser.add_argument
     add("-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe; of several, later ones win.")
     add("--ckpt_path", type=str | None, help="Checkpoint to start from: a path, or best or last.")
+    weights = "Start a new training from a checkpoint's weights (fit): its path, or best or last of the newest run."
+    add("--init_from", type=str | None, help=weights)
     add("--resume", type=Literal["never", "auto"], default="never", help="auto: go on from the newest last.ckpt (fit).")
     add("--seed_everything", type=int, default=0, help="Seed of everything random.")
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
@@ -138,7 +142,7 @@ def one_line(message: str) -> str:
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
     """Makes an object of a class that the user names; a refusal of its own names the class."""
     try:
-        return class_type(*args, **kwargs)
+        return class_type(*args, **named_objects(class_type, kwargs))
     except (UserError, OSError):
         raise
     except Exception as error:  # the code of a network or callback may raise anything

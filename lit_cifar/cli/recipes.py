@@ -97,7 +97,9 @@ def read_recipe(path: str) -> dict[str, Any]:
         if len(values) > MOST_VALUES:
             raise _invalid(path, f"it has more than {MOST_VALUES:,} values")
         if isinstance(value, dict):
-            if odd := [key for key in value if not isinstance(key, str) or not key]:
+            is_outer = value is content or any(value is content.get(name) for name in SECTIONS)
+            kinds = (str,) if is_outer else (str, int)  # a dictionary among the arguments may have numbers
+            if odd := [key for key in value if type(key) not in kinds or key == ""]:
                 raise _invalid(path, f"the key {odd[0]!r} is not a name")
             values += value.values()
         elif isinstance(value, list):

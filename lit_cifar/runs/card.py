@@ -5,16 +5,20 @@ numbers, words, and import paths for classes and functions, so that whatever rea
 """
 
 import inspect
-from collections.abc import Mapping
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from enum import Enum
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
 import torch
+from torch import nn
 
 from lit_cifar.data.sources import Kind
 from lit_cifar.errors import UsageError
@@ -23,19 +27,24 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 Description = dict[str, Any]
 """An object as `class_path`, its import path, and `init_args`, its constructor's arguments."""
 
-RESUMED = {
+LABELS = {
     "recipe": "recipe",
-    "net": "network",
+    "net": "network --model.net",
     "classes": "classes",
     "dataset": "data set",
     "images": "images",
-    "mean": "--data.mean",
-    "std": "--data.std",
-    "val_size": "--data.val_size",
-    "batch_size": "--data.batch_size",
     "seed": "--seed_everything",
-}
-"""Fields in which a training and its resumption must agree, and what to call them."""
+    "augmentation": "--data",
+    "trainer": "--trainer",
+} | {name: f"--data.{name}" for name in ("mean", "std", "val_size", "batch_size")}
+"""What to call the fields that are not parameters `--model.<name>`."""
+FREE = ("test_time_augmentation", "confidence_threshold", "init_from")
+"""Fields in which a training and its resumption may differ: they concern only the test, or what was before."""
+TRAINER = (
+    *("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
+    *("limit_train_batches", "overfit_batches"),
+)
+"""Settings of the Trainer that make a training what it is; devices, epochs, loggers, progress and paths don't."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,10 @@ class RunCard:
     sides: list[list[float]]
     test_time_augmentation: Views
     confidence_threshold: float
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """The settings in TRAINER; of a checkpoint that has none, they are unknown."""
+    init_from: str | None = None
+    """The checkpoint whose weights the training started from, if any."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the card as a checkpoint holds it."""
@@ -74,6 +87,8 @@ class RunCard:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
         """Returns the card that a checkpoint holds, or raises ValueError with the name of a missing or wrong value."""
         hints = get_type_hints(cls)
+        later = {each.name for each in fields(cls) if each.default is None or each.default_factory is not MISSING}
+        hints = {name: hint for name, hint in hints.items() if name in values or name not in later}
         for name, hint in hints.items():
             if name not in values or not _fits(values[name], hint):
                 raise ValueError(name)
@@ -87,11 +102,34 @@ class RunCard:
     def differences(self, other: "RunCard") -> list[str]:
         """Returns what makes `other` another training, such as `--data.batch_size (4, now 8)`."""
         found = []
-        for name, label in RESUMED.items():
-            old, new = getattr(self, name), getattr(other, name)
-            if old != new:
-                found.append(label if name == "images" else f"{label} ({old}, now {new})")
+        for name in LABELS | self.as_dict():
+            if name in FREE or (name == "trainer" and not self.trainer):
+                continue
+            label = LABELS.get(name, f"--model.{name}")
+            old, new = dict(_settings(label, getattr(self, name))), dict(_settings(label, getattr(other, name)))
+            if name == "images":
+                found += [label] if old != new else []
+                continue
+            if old.get(label) != new.get(label):  # arguments of another class say nothing
+                old, new = {label: old.get(label)}, {label: new.get(label)}
+            found += [
+                f"{key} ({old.get(key)}, now {new.get(key)})" for key in old | new if old.get(key) != new.get(key)
+            ]
         return found
+
+
+def _settings(label: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yields each setting in a field, by its flag; that of a class is its class path."""
+    if not isinstance(value, dict):
+        yield label, value
+        return
+    if "class_path" in value:
+        yield label, value["class_path"]
+        for key in value.keys() - {"class_path", "init_args"}:
+            yield f"{label}_{key}", value[key]
+        value = value.get("init_args") or {}
+    for key, inner in value.items():
+        yield from _settings(f"{label}.{key}", inner)
 
 
 def plain(value: Any, flag: str) -> Any:
@@ -99,20 +137,30 @@ def plain(value: Any, flag: str) -> Any:
 
     If it can't be written down, it raises UsageError with the `flag` that it comes from.
     """
-    if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, torch.Tensor):  # such as class weights
         return as_list(value)
-    if isinstance(value, list | tuple | set):
-        return [plain(each, flag) for each in value]
+    if isinstance(value, Namespace):  # of jsonargparse
+        value = vars(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(each, f"{flag}.{key}") for key, each in value.items()}
-    if isinstance(value, Enum):
-        return f"{import_path(type(value))}.{value.name}"
-    if isinstance(value, Path | torch.dtype | torch.device):
+        if not all(type(key) in (bool, int, float, str) for key in value):
+            raise UsageError("value-unwritable", f"{flag} has a key that is neither a word nor a number; use those")
+        return {key: plain(each, f"{flag}.{key}") for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each, flag) for each in value]
+    if isinstance(value, set | frozenset):
+        return [plain(each, flag) for each in sorted(value, key=repr)]
+    if isinstance(value, np.generic):
+        return plain(value.item(), flag)
+    if isinstance(value, PurePath | torch.dtype | torch.device):
         return str(value)
-    if inspect.isclass(value) or inspect.isroutine(value):
-        return import_path(value)
+    if isinstance(value, Enum) or inspect.isclass(value) or inspect.isroutine(value):
+        if path := _found_again(value):
+            return path
+        named = getattr(value, "__qualname__", value)
+        why = "can't be imported, so a checkpoint can't hold it; define it at the top of a module"
+        raise UsageError("value-unwritable", f"{flag} is {named}, which {why}")
     instead = "which a checkpoint can't hold; use numbers, words, classes or functions"
     raise UsageError("value-unwritable", f"{flag} is a {type(value).__name__}, {instead}")
 
@@ -120,6 +168,24 @@ def plain(value: Any, flag: str) -> Any:
 def as_list(tensor: torch.Tensor) -> Any:
     """Returns the shortest numbers that give the tensor again: 0.1, not 0.10000000149011612."""
     return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()
+
+
+def _found_again(value: Any) -> str | None:
+    """Returns an import path that leads to a class, a function or a member of an enum, if there is one."""
+    if isinstance(value, Enum):
+        kind = type(value)
+        return f"{import_path(kind)}.{value.name}" if _found_again(kind) else None
+    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    found: Any = sys.modules.get(str(module))
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is value and not str(module).startswith("torch._"):
+        return f"{module}.{name}"
+    for place, path in ((nn.functional, "torch.nn.functional"), (torch, "torch"), (torch.Tensor, "torch.Tensor")):
+        short = getattr(value, "__name__", "")
+        if getattr(place, short, None) is value:  # written in C, where functions know no module
+            return f"{path}.{short}"
+    return None
 
 
 def import_path(named: Any) -> str:
@@ -149,8 +215,9 @@ def describe(made: Any) -> Description:
 def _writable(arguments: Mapping[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in arguments.items():
+        is_constant = isinstance(value, np.ndarray | torch.Tensor) and not isinstance(value, nn.Parameter)
         with suppress(UsageError):
-            found[name] = plain(value, name)
+            found[name] = plain(value.tolist() if is_constant else value, name)
     return found
 
 

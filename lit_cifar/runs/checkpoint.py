@@ -8,16 +8,19 @@ torch writes a CRC-32 of everything in the file and ignores it when reading; we 
 
 import io
 import os
+import sys
+from collections import OrderedDict
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 from zipfile import ZipFile, is_zipfile
 
+import numpy as np
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from lit_cifar.data.files import whole
 from lit_cifar.errors import UsageError, UserError
@@ -69,7 +72,7 @@ class RunCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         memory = io.BytesIO()
-        torch.save(checkpoint, memory)
+        torch.save({key: readable(value, key) for key, value in checkpoint.items()}, memory)
         with whole(Path(path), memory.tell()) as part, part.open("wb") as file:
             file.write(memory.getbuffer())
             file.flush()
@@ -78,6 +81,39 @@ class RunCheckpoints(TorchCheckpointIO):
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         read, self._read = self._read, None
         return (read if read is not None and read.path == Path(path) else read_checkpoint(path)).content
+
+
+def readable(value: Any, name: str) -> Any:
+    """Returns a value as `torch.load(weights_only=True)` reads it: NumPy's numbers as Python's, its arrays as tensors.
+
+    Raises UsageError for anything that couldn't be read back, with its `name`, such as `callbacks.Mine.best`.
+    """
+    kind: Any = type(value)
+    if value is None or kind in (bool, int, float, str, torch.Tensor, torch.nn.Parameter):
+        return value
+    if isinstance(value, np.generic):
+        return readable(value.item(), name)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        return torch.from_numpy(value.copy())
+    if kind in (dict, OrderedDict):
+        inner = kind((readable(key, name), readable(each, f"{name}.{key}")) for key, each in value.items())
+        same = all(
+            a is b for pairs in zip(inner.items(), value.items(), strict=False) for a, b in zip(*pairs, strict=True)
+        )
+        return value if same and len(inner) == len(value) else inner  # a state_dict has attributes
+    if kind in (list, tuple, set):
+        parts = [readable(each, f"{name}.{index}") for index, each in enumerate(value)]
+        return value if all(a is b for a, b in zip(parts, value, strict=True)) else kind(parts)
+    memory = io.BytesIO()
+    try:
+        torch.save(value, memory)
+        memory.seek(0)
+        torch.load(memory, weights_only=True)
+    except Exception as error:  # pickling calls the code of the value
+        todo = "keep numbers, words, tensors, and lists and dictionaries of them"
+        sentence = f"{name} is a {kind.__name__}, which can't be read back from a checkpoint; {todo}"
+        raise UsageError("value-unwritable", sentence) from error
+    return value
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -139,7 +175,7 @@ def check_resumable(checkpoint: Checkpoint, now: RunCard, root: Path) -> None:
     if differences := checkpoint.card.differences(now):
         where = f"; the images are those in {root}" if "images" in differences else ""
         what = f"--ckpt_path {checkpoint.path} is of another training: {', '.join(differences)} differ{where}"
-        todo = "set them to the same, or start anew without --ckpt_path"
+        todo = "set them to the same, or start a new training, perhaps from these weights with --init_from"
         raise UsageError("checkpoint-of-another-training", f"{what}; {todo}")
 
 
@@ -168,10 +204,32 @@ def find_checkpoint(path: str | None, root: Path) -> Checkpoint:
     raise UsageError("checkpoint-missing", f"{what}; {todo}")
 
 
-def newest_checkpoint(folders: Sequence[Path], pattern: str) -> Checkpoint | None:
-    """Reads the newest intact checkpoint that matches a pattern, such as `version_*/checkpoints/last.ckpt`."""
+def newest_checkpoint(folders: Sequence[Path], pattern: str, resume: bool = False) -> Checkpoint | None:
+    """Reads the newest intact checkpoint that matches a pattern, such as `version_*/checkpoints/last.ckpt`.
+
+    If there are only others, and a training would begin anew instead of going on, it raises the error of the newest.
+    """
     paths = [path for folder in folders for path in folder.glob(pattern)]
-    for path in sorted(paths, key=lambda p: p.stat().st_mtime_ns, reverse=True):
-        with suppress(UserError):  # cut short or damaged: the one before may do
-            return read_checkpoint(path)
+    errors: list[UserError] = []
+    for path in sorted(paths, key=lambda p: p.lstat().st_mtime_ns, reverse=True):
+        try:
+            found = read_checkpoint(path)
+        except UserError as error:  # cut short or damaged: the one before may do
+            errors.append(error)
+            continue
+        if resume and errors:
+            _say(f"{_why(errors[0])}; going on from {path}")
+        return found
+    if resume and errors:
+        todo = "move it away to begin anew, or name another with --ckpt_path"
+        raise type(errors[0])(errors[0].code, f"--resume auto can't go on: {_why(errors[0])}; {todo}") from errors[0]
     return None
+
+
+def _why(error: UserError) -> str:
+    return str(error).removeprefix("--ckpt_path ").partition("; ")[0]
+
+
+@rank_zero_only
+def _say(sentence: str) -> None:
+    print(f"lit_cifar: {sentence}", file=sys.stderr)

@@ -8,6 +8,7 @@ every image of an evaluation counts once.
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -21,8 +22,8 @@ from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError, require
 from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views
-from lit_cifar.runs.card import RunCard, describe
-from lit_cifar.runs.checkpoint import KEY
+from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
+from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.history import DivergenceWatch, TrainingRecord
@@ -74,6 +75,7 @@ class LitClassifier(Predictor):
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
         self.lr: float | None = None  # found by Lightning's LearningRateFinder, in place of the optimizer's own
+        self.init_from: str | None = None  # path of the checkpoint that the weights are from
         self.record = TrainingRecord()
         self.test_logits: list[Tensor] = []  # `[n, C]` of each batch of the last test: the share of this rank
         self._checked: tuple[Any, ...] = ()
@@ -104,27 +106,30 @@ class LitClassifier(Predictor):
             raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
         return optimizer
 
-    def make_card(self, data: CIFAR10DataModule) -> RunCard:
-        """Returns what trains on these data."""
-        optimizer = describe(self.make_optimizer)
+    def make_card(self, data: CIFAR10DataModule, trainer: Any = None) -> RunCard:
+        """Returns what trains on these data with a Trainer."""
+        parts: dict[str, Any] = {
+            "optimizer": self.make_optimizer,
+            "lr_scheduler": self.make_lr_scheduler,
+            "loss": self.loss,
+        }
+        parts |= {"transform": data.augmentation.transform}
+        described: dict[str, Any] = {name: part and describe(part) for name, part in parts.items()} | self.described
+        augmentation = vars(data.augmentation) | {"transform": described.pop("transform")}
+        if described["lr_scheduler"]:
+            described["lr_scheduler"] |= {"interval": self.lr_scheduler_interval}
         if self.lr is not None:
-            optimizer["init_args"]["lr"] = self.lr
-        schedule, transform = self.make_lr_scheduler, data.augmentation.transform
-        return RunCard(
-            **{name: getattr(data, name) for name in ("val_size", "batch_size", "seed")},
-            **{name: getattr(self, name) for name in ("recipe", "slice_size", *EVALUATION)},
-            net=self.net_description,
-            classes=list(data.classes),
-            dataset=data.images.kind,
-            images=data.checksum,
-            mean=list(data.mean),
-            std=list(data.std),
-            augmentation=vars(data.augmentation) | {"transform": transform and describe(transform)},
-            optimizer=optimizer,
-            lr_scheduler=schedule and describe(schedule) | {"interval": self.lr_scheduler_interval},
-            loss=describe(self.loss),
-            sides=[[*pair] for pair in self.sides],
-        )
+            optimizer = described["optimizer"]
+            described["optimizer"] = optimizer | {"init_args": optimizer["init_args"] | {"lr": self.lr}}
+        values = described | {
+            **{name: getattr(data, name) for name in ("val_size", "batch_size", "seed", "classes", "mean", "std")},
+            **{name: getattr(self, name) for name in ("recipe", "slice_size", "sides", "init_from", *EVALUATION)},
+            "dataset": data.images.kind,
+            "images": data.checksum,
+            "augmentation": augmentation,
+            "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
+        }
+        return RunCard(**{name: plain(value, name) for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()
@@ -142,7 +147,7 @@ class LitClassifier(Predictor):
                 self.whitened = True
             if self.compiled:
                 compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
-        self.card = self.make_card(data)
+        self.card = self.make_card(data, self.trainer)
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:
@@ -161,7 +166,7 @@ class LitClassifier(Predictor):
         if self._finding:  # what was found changes optimizer, schedule and card
             self.trainer.strategy.setup_optimizers(self.trainer)
             self._finding = False
-            self.card = self.make_card(self.datamodule)
+            self.card = self.make_card(self.datamodule, self.trainer)
 
     def on_train_start(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -281,8 +286,12 @@ class LitClassifier(Predictor):
             known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)
             sentence = f"The network knows the classes {known}, but {self.datamodule.title} has {found};"
             raise UsageError("data-classes", f"{sentence} use other images with --data.root, or another --ckpt_path")
+        assert self.card is not None
+        if self.trainer.state.fn == "fit" and card.recipe == self.card.recipe == "python":
+            check_resumable(
+                Checkpoint(Path(str(self.trainer.ckpt_path)), card, checkpoint), self.card, self.datamodule.root
+            )
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
-            assert self.card is not None
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
         self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test

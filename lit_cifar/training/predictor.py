@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytorch_lightning as pl
 import torch
@@ -33,7 +33,8 @@ class Predictor(pl.LightningModule):
         require(0 < threshold <= 1, f"--model.confidence_threshold {threshold} must be more than 0 and at most 1")
         self.net = net
         self.test_time_augmentation, self.confidence_threshold = views, threshold
-        self.recipe, self.net_description = "python", describe(net)  # as the card has them
+        self.recipe: str = "python"  # as the card has it
+        self.described: dict[str, Any] = {"net": describe(net)}
         self.card: RunCard | None = None
         """What is trained, tested or was loaded; known after `setup` or `load_from_checkpoint`, like all below."""
         self.classes: tuple[str, ...] = ()  # in the order of the labels
@@ -75,14 +76,19 @@ class Predictor(pl.LightningModule):
             remedy = "load it with the version that trained it, or with the network that was trained"
             raise UsageError("network-unfit", f"{sentence} than this network; {remedy}") from error
         module.whitened = True
-        module.name_run(card.recipe, card.net)
+        module.name_run(card.recipe, net=card.net)
         module.card = card
         module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
         return module.eval()
 
-    def name_run(self, recipe: str, net: Description) -> None:
-        """Sets the recipe's name and the description of the network for the card; the command line knows both best."""
-        self.recipe, self.net_description = recipe, plain(net, "--model.net")
+    def name_run(self, recipe: str, **described: Description) -> None:
+        """Sets the recipe's name and the descriptions of parts, such as `net`, for the card.
+
+        The command line knows both best.
+
+        Raises UsageError for an argument that can't be written down.
+        """
+        self.recipe, self.described = recipe, {name: plain(part, f"--model.{name}") for name, part in described.items()}
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""

@@ -13,7 +13,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 from lit_cifar.errors import UserError
-from lit_cifar.runs.checkpoint import RunCheckpoints
+from lit_cifar.runs.checkpoint import RunCheckpoints, readable
 from lit_cifar.runs.folder import hold
 from lit_cifar.training.trainer import is_between_steps
 
@@ -65,6 +65,9 @@ class LastCheckpoint(Checkpoint):
             trainer.strategy.checkpoint_io = RunCheckpoints()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        schedules: list[Any] = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for each in (*trainer.callbacks, *schedules, *trainer.optimizers):  # type: ignore[attr-defined]
+            readable(each.state_dict(), type(each).__name__)  # or the first checkpoint would be refused
         self.path = Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints" / "last.ckpt"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         hold(self.path.parent)
