@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import BatchSizeFinder, Callback
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback, StochasticWeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
@@ -22,7 +22,7 @@ from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, find_checkpoint, newest_checkpoint
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
 from lit_cifar.runs.network import default_net, own_net
-from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import chosen_device, fast_precision
 from lit_cifar.training.trainer import Trainer, refuse_spawned
@@ -78,6 +78,7 @@ def build(command: str, words: list[str], description: str) -> Run:
     config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
     if start and command == "fit":
         check_resumable(start, model.make_card(data), data.root)
+        check_callbacks(start, _asked(made.trainer.callbacks), model)
     model.check(data)
     if command == "validate" and not data.val_size:
         raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
@@ -93,6 +94,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
         if data.val_size:
             callbacks.append(best := BestCheckpoint())
+            if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+                best = None  # weights are averaged after the last validation, and it is the average that is tested
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))

@@ -5,7 +5,7 @@ in predictor.py. On any number of devices, the gradient is that of the whole bat
 every image of an evaluation counts once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, Literal, cast
@@ -25,7 +25,7 @@ from lit_cifar.runs.card import RunCard, describe
 from lit_cifar.runs.checkpoint import KEY
 from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.history import DivergenceWatch, TrainingRecord
-from lit_cifar.training.optimizers import Muon
+from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION, Predictor
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
@@ -77,6 +77,7 @@ class LitClassifier(Predictor):
         self._checked: tuple[Any, ...] = ()
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
+        self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
 
     @property
     def datamodule(self) -> CIFAR10DataModule:
@@ -92,10 +93,10 @@ class LitClassifier(Predictor):
             self.new_optimizer()
             self._checked = parts
 
-    def new_optimizer(self) -> torch.optim.Optimizer:
+    def new_optimizer(self, weights: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
         """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
         try:
-            optimizer = self.make_optimizer(self.parameters())
+            optimizer = self.make_optimizer(self.parameters() if weights is None else weights)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
         if isinstance(optimizer, torch.optim.SparseAdam):
@@ -141,7 +142,8 @@ class LitClassifier(Predictor):
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.new_optimizer()
+        optimizer = self.new_optimizer(weights_to_train(self, self.trainer, self.make_lr_scheduler is not None))
+        admit_late_weights(optimizer)
         if isinstance(optimizer, Muon):
             optimizer.use_precision(str(self.trainer.precision))
         for group in optimizer.param_groups if self.lr is not None else ():
@@ -159,6 +161,8 @@ class LitClassifier(Predictor):
             self.card = self.make_card(self.datamodule)
 
     def on_train_start(self) -> None:
+        if self._frozen is not None:  # callbacks may have begun anew
+            freeze(self, self._frozen)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):  # see _begin_epoch, below
                 callback.on_train_epoch_start(self.trainer)
@@ -202,6 +206,7 @@ class LitClassifier(Predictor):
         self.record.log(self.trainer, self.global_step + 1, self._watch)
 
     def on_train_end(self) -> None:
+        self._frozen = None
         self._update_record()
         self._watch = None
 
@@ -263,7 +268,8 @@ class LitClassifier(Predictor):
             self._update_record()
         assert self.card is not None
         card, history = self.card.as_dict(), self.record.state_dict(self.trainer)
-        checkpoint[KEY] = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers)}
+        run = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers), "frozen": frozen(self)}
+        checkpoint[KEY] = run
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         card = RunCard.from_dict(checkpoint[KEY]["card"])
@@ -274,6 +280,9 @@ class LitClassifier(Predictor):
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             assert self.card is not None
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
+        elif (names := checkpoint[KEY].get("frozen")) is not None:
+            self._frozen = names
+            freeze(self, names)  # before the optimizer is made
         self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test
         weights = checkpoint["state_dict"]
