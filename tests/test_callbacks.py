@@ -1,4 +1,4 @@
-"""Callbacks that freeze, hook, replace and average: every way to compute a step sees it, and resuming goes on with it."""
+"""What callbacks freeze, hook, replace and average: each way to compute a step sees it, and resuming keeps it."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ ACTS: dict[str, Callable[[Any], Any]] = {
     "hook of the module": lambda module: module.register_forward_hook(lambda *args: args[2] * 0.5),
     "hook of a weight": lambda module: module.net.conv1.weight.register_hook(lambda gradient: gradient * 0.1),
     "hook after a weight's gradient": lambda module: module.net.fc1.weight.register_post_accumulate_grad_hook(
-        lambda weight: weight.grad.mul_(0.1)
+        lambda weight: setattr(weight, "grad", weight.grad * 0.1)
     ),
     "parametrized": lambda module: parametrize.register_parametrization(module.net.conv1, "weight", Halved()),
     "weight replaced": replace_weight,
@@ -177,11 +177,11 @@ def fit(cli: Cli, root: Path, tmp_path: Path) -> Fit:
 
     def call(name: str, callback: str, *flags: str, stop: int = 999) -> Result:
         data = ("--data.root", root, "--data.val_size=6", "--model.net.num_classes=3", "--model.optimizer.lr=0.02")
-        words = (f"--trainer.default_root_dir={tmp_path / name}", "--trainer.max_epochs=3", "--resume=auto", *flags)
+        words = (f"--trainer.default_root_dir={tmp_path / name}", "--trainer.max_epochs=3", "--resume=auto")
         path, _, value = callback.partition("=")
         callbacks = (f"--trainer.callbacks+={path}", *([f"--trainer.callbacks.{value}"] if value else []))
         stops = ("--trainer.callbacks+=test_callbacks.Stops", f"--trainer.callbacks.after={stop}")
-        return cli("fit", *data, *words, *callbacks, *stops)
+        return cli("fit", *data, *callbacks, *flags, *words, *stops)
 
     return call
 
@@ -267,7 +267,7 @@ def test_weights_are_averaged_as_by_lightning_and_tested(fit: Fit, tmp_path: Pat
         "--model.lr_scheduler.max_lr=0.01",
         "--model.lr_scheduler_interval=step",
     )
-    averaged = fit("whole", "StochasticWeightAveraging", *AVERAGING[:1], *AVERAGING[1:], *net, *cycle)
+    averaged = fit("whole", "StochasticWeightAveraging", *AVERAGING, *net, *cycle)
     assert averaged.code == 0, averaged.err
     stopped = fit("parts", "StochasticWeightAveraging", *AVERAGING, *net, *cycle, stop=33)
     assert stopped.failed(143, "interrupted")

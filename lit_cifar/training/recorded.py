@@ -87,10 +87,18 @@ class RecordedStep(DirectStep):
 def can_record(net: nn.Module) -> bool:
     """Returns whether the class of `net` declares that it always runs the same operations (`traceable = True`).
 
-    A recording would lose buffers, such as those of batch normalisation. A subclass has to declare it again.
+    A recording would lose buffers, such as those of batch normalisation. A subclass has to declare it again, and
+    somebody may have replaced a layer or its forward pass.
     """
+    layers = [layer for layer in net.modules() if layer is not net]
+    if any("forward" in vars(each) for each in (net, *layers)) or not all(map(_is_of_torch, layers)):
+        return False
     is_float32 = all(weight.dtype == torch.float32 for weight in net.parameters())
     return bool(vars(type(net)).get("traceable")) and is_float32 and not list(net.buffers())
+
+
+def _is_of_torch(layer: nn.Module) -> bool:
+    return type(layer).__module__.startswith("torch.nn.modules.")
 
 
 def _learns(weight: nn.Parameter) -> bool:
