@@ -79,7 +79,7 @@ def build(command: str, words: list[str], description: str) -> Run:
     if start and command == "fit":
         check_resumable(start, model.make_card(data), data.root)
         check_callbacks(start, _asked(made.trainer.callbacks), model)
-    model.check(data)
+    model.check(data, train=command == "fit")
     if command == "validate" and not data.val_size:
         raise UsageError("validation-empty", "validate has no images: --data.val_size is 0, so none were held out")
 

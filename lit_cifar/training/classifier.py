@@ -27,7 +27,7 @@ from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.history import DivergenceWatch, TrainingRecord
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION, Predictor
-from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
+from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, count, take_share
 
@@ -83,13 +83,16 @@ class LitClassifier(Predictor):
     def datamodule(self) -> CIFAR10DataModule:
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def check(self, datamodule: CIFAR10DataModule) -> None:
+    def check(self, datamodule: CIFAR10DataModule, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes)
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, train)
         if self._checked != parts:
+            sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                require_fit(self.net, self.loss, [side for _, side in self.sides], datamodule)
+                require_fit(self.net, self.loss, sides, datamodule)
+                if train:
+                    require_trainable(self.net, sides, self.slice_size, datamodule)
             self.new_optimizer()
             self._checked = parts
 
@@ -129,7 +132,7 @@ class LitClassifier(Predictor):
         keep_freed_memory()
         data = self.datamodule
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
-        self.check(data)
+        self.check(data, train=stage == "fit")
         if stage == "fit":
             finders = (LearningRateFinder, BatchSizeFinder)
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
