@@ -172,6 +172,8 @@ def test_a_model_checkpoint_of_epochs_leaves_the_leaner_loop_on(train: Train, tm
 class Dropped(Net):
     """Has dropout, and is recorded none the less."""
 
+    traceable = True  # a subclass has to say so again
+
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
         self.fc1 = torch.nn.Sequential(self.fc1, torch.nn.Dropout(0.5))  # type: ignore[assignment]

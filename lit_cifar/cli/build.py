@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
-from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder
+from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder, StochasticWeightAveraging
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
@@ -33,7 +33,7 @@ from lit_cifar.runs.checkpoint import (
 )
 from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
 from lit_cifar.runs.network import default_loss, default_net, own_net
-from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.initial_weights import take_weights
@@ -118,6 +118,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and made.trainer.enable_checkpointing is not False and not made.trainer.fast_dev_run:
         if data.val_size:
             callbacks.append(best := BestCheckpoint())
+            if any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+                best = None  # weights are averaged after the last validation, and it is the average that is tested
         refuse_overwriting(_asked(made.trainer.callbacks), Path(config.trainer.default_root_dir or "."))
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
@@ -131,7 +133,8 @@ def build(command: str, words: list[str], description: str) -> Run:
         if chosen:  # by the hardware, which may be another
             now.trainer["precision"] = start.card.trainer.get("precision")
         check_resumable(start, now, data.root)
-    model.check(data)
+        check_callbacks(start, _asked(made.trainer.callbacks), model)
+    model.check(data, train=command == "fit")
     if weights:
         rank_zero_only(print)(take_weights(model, weights, data.classes))
     if command == "fit":

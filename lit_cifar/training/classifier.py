@@ -5,7 +5,7 @@ in predictor.py. On any number of devices, the gradient is that of the whole bat
 every image of an evaluation counts once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -27,9 +27,9 @@ from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.history import DivergenceWatch, TrainingRecord
-from lit_cifar.training.optimizers import Muon
+from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION, Predictor
-from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, whiten
+from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, mean_loss, slice_losses, take_share
 
@@ -81,25 +81,29 @@ class LitClassifier(Predictor):
         self._checked: tuple[Any, ...] = ()
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
+        self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
 
     @property
     def datamodule(self) -> CIFAR10DataModule:
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def check(self, datamodule: CIFAR10DataModule) -> None:
+    def check(self, datamodule: CIFAR10DataModule, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes)
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, train)
         if self._checked != parts:
+            sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                require_fit(self.net, self.loss, [side for _, side in self.sides], datamodule)
+                require_fit(self.net, self.loss, sides, datamodule)
+                if train:
+                    require_trainable(self.net, sides, self.slice_size, datamodule)
             self.new_optimizer()
             self._checked = parts
 
-    def new_optimizer(self) -> torch.optim.Optimizer:
+    def new_optimizer(self, weights: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
         """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
         try:
-            optimizer = self.make_optimizer(self.parameters())
+            optimizer = self.make_optimizer(self.parameters() if weights is None else weights)
         except (TypeError, ValueError, RuntimeError) as error:
             raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
         if isinstance(optimizer, torch.optim.SparseAdam):
@@ -135,7 +139,7 @@ class LitClassifier(Predictor):
         keep_freed_memory()
         data = self.datamodule
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
-        self.check(data)
+        self.check(data, train=stage == "fit")
         if stage == "fit":
             finders = (LearningRateFinder, BatchSizeFinder)
             if type(self) is LitClassifier:  # a subclass may log metrics of its own
@@ -151,7 +155,8 @@ class LitClassifier(Predictor):
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.new_optimizer()
+        optimizer = self.new_optimizer(weights_to_train(self, self.trainer, self.make_lr_scheduler is not None))
+        admit_late_weights(optimizer)
         if isinstance(optimizer, Muon):
             optimizer.use_precision(str(self.trainer.precision))
         for group in optimizer.param_groups if self.lr is not None else ():
@@ -169,6 +174,8 @@ class LitClassifier(Predictor):
             self.card = self.make_card(self.datamodule, self.trainer)
 
     def on_train_start(self) -> None:
+        if self._frozen is not None:  # callbacks may have begun anew
+            freeze(self, self._frozen)
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, GradientAccumulationScheduler):  # see _begin_epoch, below
                 callback.on_train_epoch_start(self.trainer)
@@ -211,6 +218,7 @@ class LitClassifier(Predictor):
         self.record.log(self.trainer, self.global_step + 1, self._watch)
 
     def on_train_end(self) -> None:
+        self._frozen = None
         self._update_record()
         self._watch = None
 
@@ -278,7 +286,8 @@ class LitClassifier(Predictor):
             self._update_record()
         assert self.card is not None
         card, history = self.card.as_dict(), self.record.state_dict(self.trainer)
-        checkpoint[KEY] = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers)}
+        run = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers), "frozen": frozen(self)}
+        checkpoint[KEY] = run
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         card = RunCard.from_dict(checkpoint[KEY]["card"])
@@ -293,6 +302,9 @@ class LitClassifier(Predictor):
             )
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
+        elif (names := checkpoint[KEY].get("frozen")) is not None:
+            self._frozen = names
+            freeze(self, names)  # before the optimizer is made
         self.record.load_state_dict(checkpoint[KEY]["history"], self.trainer)
         own = self.state_dict().keys()  # a loss may have weights, and another loss may be used for a test
         weights = checkpoint["state_dict"]

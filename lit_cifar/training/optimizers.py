@@ -1,9 +1,11 @@
-"""An optimizer that torch does not have."""
+"""An optimizer that torch does not have, and which weights learn: those may change while a network is trained."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 
 
@@ -50,7 +52,7 @@ class Muon(torch.optim.Optimizer):
         }
         split: list[dict[str, Any]] = []
         for group in groups:
-            weights = [weight for weight in group["params"] if weight.requires_grad]
+            weights = list(group["params"])  # those that are frozen now may learn later
             for kind, options in kinds.items():
                 if chosen := [weight for weight in weights if min(3, max(1, weight.dim())) == kind]:
                     split.append(options | group | {"params": chosen})
@@ -97,3 +99,39 @@ def orthogonal(matrix: Tensor, steps: int, precision: torch.dtype | None = None)
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.T if len(matrix) > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def weights_to_train(module: nn.Module, trainer: pl.Trainer, has_schedule: bool) -> list[nn.Parameter]:
+    """Returns the weights for an optimizer: all, because those that are frozen now may learn later.
+
+    Lightning's BaseFinetuning adds them with a rate of their own when they begin to learn, but a schedule has rates for
+    the groups that it was made with, and fails if one is added.
+    """
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    are_added = not has_schedule and any(isinstance(callback, BaseFinetuning) for callback in callbacks)
+    return [weight for weight in module.parameters() if weight.requires_grad or not are_added]
+
+
+def frozen(module: nn.Module) -> list[str]:
+    """Returns the names of the weights that don't learn."""
+    return [name for name, weight in module.named_parameters() if not weight.requires_grad]
+
+
+def freeze(module: nn.Module, names: Collection[str]) -> None:
+    """Makes all weights learn but these."""
+    for name, weight in module.named_parameters():
+        weight.requires_grad_(name not in names)
+
+
+def admit_late_weights(optimizer: torch.optim.Optimizer) -> None:
+    """Lets weights join a fused SGD after its first step, where torch raises TypeError: their momentum starts at 0."""
+    if isinstance(optimizer, torch.optim.SGD) and optimizer.defaults["fused"] and optimizer.defaults["momentum"]:
+        optimizer.register_step_pre_hook(_start_momentum)
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    for group in optimizer.param_groups:
+        learning = [weight for weight in group["params"] if weight.grad is not None]
+        late = [weight for weight in learning if optimizer.state[weight].get("momentum_buffer") is None]
+        for weight in late if len(late) < len(learning) else ():
+            optimizer.state[weight]["momentum_buffer"] = torch.zeros_like(weight)

@@ -1,5 +1,6 @@
 """Before the first step: network and loss are tried, the network is whitened and compiled, memory is kept."""
 
+import copy
 import ctypes
 import logging
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 
 from lit_cifar.data.augmentation import Augmentation
@@ -65,6 +67,53 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
     if value and torch.isclose(twice, 2 * value):
         sentence = "--model.loss must return the mean loss of a batch, not the sum; use reduction mean"
         raise UsageError("loss-unfit", f"{sentence}, and a larger learning rate")
+
+
+@torch.no_grad()
+def require_trainable(net: nn.Module, sides: Sequence[int], slice_size: int, data: CIFAR10DataModule) -> None:
+    """Tries a copy of a network in training mode, with as few images as the last batch has, or raises UsageError.
+
+    Two images stand for any larger number: batch normalisation needs two values of each channel.
+    """
+    name, total, size = type(net).__name__, len(data.split()[0]), data.batch_size
+    last = total % size or min(size, total)
+    smallest = last // -(-last // slice_size) if slice_size else last
+    weight = next(net.parameters(), torch.empty(0))
+    try:
+        trial = copy.deepcopy(net).train()
+    except (RuntimeError, TypeError):  # it holds what can't be copied, such as a lock
+        return
+    with isolate_rng():
+        for side in (32, *sides[:1]):
+            images = torch.rand(2, 3, side, side).to(weight.device, weight.dtype)
+            outputs = _train_once(trial, images)
+            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+                several = (
+                    f"{len(outputs)} outputs" if isinstance(outputs, list | tuple | dict) else type(outputs).__name__
+                )
+                sentence = f"--model.net: {name} returns {several} while training, but must return logits [N, classes]"
+                todo = "switch the others off (torchvision: --model.net.aux_logits false), or wrap the network"
+                raise UsageError("network-unfit", f"{sentence}; {todo}")
+            if smallest > 1:
+                continue
+            try:
+                _train_once(trial, images[:1])
+            except UsageError as error:
+                better = next((each for each in range(size - 1, 1, -1) if total % each != 1), 0)
+                todo = f"set --data.batch_size, for example to {better}" if better else "use more images"
+                what = (
+                    f"{name} can't train on a single image, but the last batch of {total:,} images in batches of {size}"
+                )
+                part = "has only one" if last == 1 else f"has {last}, and a slice of it only one"
+                raise UsageError("network-unfit", f"--model.net: {what} {part}; {todo}") from error
+
+
+def _train_once(net: nn.Module, images: Tensor) -> Any:
+    try:
+        return net(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        sentence = f"the network {type(net).__name__} fails while training ({reason(error)})"
+        raise UsageError("network-unfit", f"--model.net: {sentence}; use another") from error
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:

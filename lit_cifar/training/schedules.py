@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import GradientAccumulationScheduler
+from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lit_cifar.errors import UsageError
@@ -99,6 +99,9 @@ def share_done(trainer: pl.Trainer, epoch: float) -> float:
 def _length(trainer: pl.Trainer, interval: str) -> int | None:
     """Returns the epochs or steps of a training, if known; steps are `max_steps` only if there is no `max_epochs`."""
     epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if epochs and isinstance(callback, StochasticWeightAveraging):  # it may have added an epoch that trains nothing
+            epochs = int(getattr(callback, "swa_end", epochs - 1)) + 1
     if interval == "epoch":
         return epochs
     if epochs is None:

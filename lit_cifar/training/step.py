@@ -24,6 +24,7 @@ from lit_cifar.data.loader import share_sizes
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")  # of a torch.nn.Module
 FIRST_MESSAGE = 2**20  # bytes of gradients that DistributedDataParallel sends first
 
 
@@ -121,7 +122,7 @@ class GradientExchange:
     """
 
     def __init__(self, weights: Iterable[nn.Parameter]) -> None:  # of network and loss, the same on every process
-        self._weights = [weight for weight in weights if weight.requires_grad]
+        self._weights = [*weights]
 
     @staticmethod
     def serves(net: nn.Module) -> bool:
@@ -129,7 +130,10 @@ class GradientExchange:
         return not list(net.buffers()) and sum(weight.nbytes for weight in net.parameters()) <= FIRST_MESSAGE
 
     def __call__(self, weight: float = 1.0) -> None:
-        """Replaces the gradients by their sum over all processes, each times a weight of its own."""
+        """Replaces the gradients by their sum over all processes, each times a weight of its own.
+
+        A callback may freeze or unfreeze a weight at any step, on every process alike.
+        """
         weights = [each for each in self._weights if each.grad is not None]
         flat = torch.cat([each.grad.flatten() for each in weights if each.grad is not None])
         flat = flat.mul_(weight) if weight else flat.zero_()  # the loss of a black image may be NaN, and NaN * 0 is NaN
@@ -147,6 +151,10 @@ class DirectStep:
     optimizer: torch.optim.Optimizer
     exchange: GradientExchange | None = None  # with other processes
     context: Callable[[], AbstractContextManager[None]] = nullcontext  # of forward passes, such as autocast
+
+    def serves(self, net: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer) -> bool:
+        """Returns whether it trains this network by this loss and optimizer."""
+        return self.net is net and self.loss is loss and self.optimizer is optimizer
 
     def __call__(self, share: Share) -> tuple[Tensor, Tensor]:
         """Trains on a share; returns a loss whose mean over the processes is that of the batch, and its `count`."""

@@ -29,7 +29,7 @@ from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.recorded import RecordedStep, can_record
-from lit_cifar.training.step import DirectStep, GradientExchange, torch_threads
+from lit_cifar.training.step import HOOKS, DirectStep, GradientExchange, torch_threads
 
 SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as two, and a recorded step is worth it
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
@@ -90,6 +90,7 @@ class Trainer(pl.Trainer):
             or self.accumulate_grad_batches > 1
             or self.gradient_clip_val
             or torch.is_anomaly_enabled()
+            or _has_hooks(module)
             or isinstance(optimizer, torch.optim.LBFGS)
             or not type(optimizer).__module__.startswith(("torch.optim.", "lit_cifar."))  # others may need a closure
         ):
@@ -97,9 +98,12 @@ class Trainer(pl.Trainer):
         exchange = None if alone else GradientExchange(module.parameters())
         plain = module.loss is torch.nn.functional.cross_entropy and not module.slice_size and not module.compiled
         if plain and self.precision == "32-true" and self.has_small_batches(module) and can_record(module.net):
-            if isinstance(self.direct_step, RecordedStep) and self.direct_step.serves(module.net, optimizer):
-                return self.direct_step  # of the last epoch: to record again takes 0.3 s
-            return RecordedStep(module.net, module.loss, optimizer, exchange)
+            step = self.direct_step  # of the last epoch: to record again takes 0.3 s
+            parts = (module.net, module.loss, optimizer)
+            if not (isinstance(step, RecordedStep) and step.serves(*parts) and step.is_same()):
+                step = RecordedStep(*parts, exchange)
+            if step.is_valid():
+                return step
         return DirectStep(module.net, module.loss, optimizer, exchange, self.precision_plugin.forward_context)
 
     def has_small_batches(self, module: LitClassifier) -> bool:  # for which one CPU thread is enough
@@ -181,9 +185,12 @@ class Optimization(_AutomaticOptimization):
     trainer: Trainer
 
     def run(self, optimizer: torch.optim.Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        if self.trainer.direct_step is None:
+        step, module = self.trainer.direct_step, cast(LitClassifier, self.trainer.lightning_module)
+        if step and (not step.serves(module.net, module.loss, optimizer) or _has_hooks(module)):  # since a callback
+            self.trainer.plan_epoch(module)
+            step = self.trainer.direct_step
+        if step is None:
             return super().run(optimizer, batch_idx, kwargs)
-        module = cast(LitClassifier, self.trainer.lightning_module)
         progress = self.optim_progress.optimizer
         progress.zero_grad.increment_ready()
         progress.zero_grad.increment_started()
@@ -191,11 +198,17 @@ class Optimization(_AutomaticOptimization):
         progress.step.increment_ready()
         share = module.share(kwargs["batch"], batch_idx)
         with self.trainer.profiler.profile("[LightningModule]LitClassifier.training_step"):  # type: ignore[attr-defined]
-            loss, counts = self.trainer.direct_step(share)
+            loss, counts = step(share)
         module.record.add(share, counts)
         module.log_step()
         progress.step.increment_completed()
         return {"loss": loss}
+
+
+def _has_hooks(module: LitClassifier) -> bool:
+    """Returns whether the module itself has hooks, which only Lightning's own step would call."""
+    parts = vars(module)
+    return any(parts[name] for name in HOOKS)
 
 
 def _overrides(callback: pl.Callback, hooks: tuple[str, ...]) -> bool:

@@ -1,7 +1,13 @@
-"""best.ckpt, and last.ckpt, from which a training goes on bit for bit, however it ended."""
+"""best.ckpt, and last.ckpt, from which a training goes on bit for bit, however it ended.
+
+Lightning does not call `on_train_epoch_start` if a training is resumed in the middle of an epoch. If a callback that we
+don't know does something there, last.ckpt is written at the ends of epochs only, so that the next one starts from its
+beginning.
+"""
 
 import signal
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -9,15 +15,45 @@ from typing import Any
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, StochasticWeightAveraging
 
-from lit_cifar.errors import UserError
+from lit_cifar.errors import UsageError, UserError
+from lit_cifar.runs.checkpoint import Checkpoint as Written
 from lit_cifar.runs.checkpoint import RunCheckpoints, readable
 from lit_cifar.runs.folder import hold
 from lit_cifar.training.trainer import is_between_steps
 
 SECONDS_TO_ANSWER = 0.2  # in which several processes notice a signal to one of them
+HARMLESS = (
+    "lit_cifar.",
+    "pytorch_lightning.callbacks.callback",
+    "pytorch_lightning.callbacks.gradient_accumulation_scheduler",  # LitClassifier calls it when it resumes
+    "pytorch_lightning.callbacks.lr_monitor",
+    "pytorch_lightning.callbacks.progress",
+)
+"""Modules whose `on_train_epoch_start` changes nothing, or nothing that a resumed training would lack."""
+
+
+def act_at_epoch_starts(parts: Sequence[Callback | LightningModule]) -> list[str]:
+    """Returns the names of the classes that may change something at the start of an epoch."""
+    return [type(each).__name__ for each in parts if not each.on_train_epoch_start.__module__.startswith(HARMLESS)]
+
+
+def check_callbacks(checkpoint: Written, callbacks: Sequence[Callback], module: LightningModule) -> None:
+    """Raises UsageError if a callback could not go on from a checkpoint as if nothing had interrupted it."""
+    named, content = f"--ckpt_path {checkpoint.path}", checkpoint.content
+    todo = "start anew without --ckpt_path and --resume"
+    for callback in callbacks:
+        state = content.get("callbacks", {}).get(callback.state_key, {})
+        if isinstance(callback, StochasticWeightAveraging) and state.get("latest_update_epoch", -1) >= 0:
+            sentence = f"{named} was written after StochasticWeightAveraging had begun, which can't go on from there"
+            raise UsageError("callback-unresumable", f"{sentence}; {todo}")
+    progress = content.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    is_in_epoch = progress.get("current", {}).get("ready", 0) > 0 and not progress.get("is_last_batch", True)
+    if is_in_epoch and (names := act_at_epoch_starts([*callbacks, module])):
+        sentence = f"{named} was written in the middle of an epoch, at whose start {' and '.join(names)} may act"
+        raise UsageError("callback-unresumable", f"{sentence}; leave it out, or {todo}")
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -51,7 +87,11 @@ class InterruptedRunError(UserError):
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `checkpoints/last.ckpt` every so many `seconds`, at the end of each epoch, and when a signal comes."""
+    """Writes `checkpoints/last.ckpt` every so many `seconds`, at the end of each epoch, and when a signal comes.
+
+    If something may act at the start of epochs, only at their ends; and not while StochasticWeightAveraging averages,
+    until it has finished.
+    """
 
     answers_signals = True  # lit_cifar.Trainer leaves SIGTERM to this callback
 
@@ -72,6 +112,15 @@ class LastCheckpoint(Checkpoint):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         hold(self.path.parent)
         self._next = time.monotonic() + self.seconds
+        acting = act_at_epoch_starts([*trainer.callbacks, pl_module])  # type: ignore[attr-defined]
+        self._at_ends = bool(acting)
+        self._averages = [c for c in trainer.callbacks if isinstance(c, StochasticWeightAveraging)]  # type: ignore[attr-defined]
+        if acting and trainer.is_global_zero:
+            sentence = (
+                f"{' and '.join(acting)} may act at the start of an epoch, so last.ckpt is written only at its end"
+            )
+            until = ", until weights are averaged" if self._averages else ""
+            print(f"{sentence}{until}; a resumed run starts from there", flush=True)
         # When several processes last asked each other, batches since then, and batches between two times
         self._asked, self._batches, self._pause = time.monotonic(), 0, 1
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -85,6 +134,10 @@ class LastCheckpoint(Checkpoint):
         due = time.monotonic() >= self._next
         signum, due = self._agree(trainer, due, trainer.global_step == trainer.max_steps)
         if not signum and not due:
+            return
+        if self._at_ends:
+            if signum:
+                raise InterruptedRunError(signum, self.path)
             return
         if not is_between_steps(trainer):
             self._pause = 1  # ask again after the next batch: no checkpoint holds gradients
@@ -122,12 +175,17 @@ class LastCheckpoint(Checkpoint):
         loop = trainer.fit_loop
         # Lightning counts an epoch that max_steps or a callback cut short as a whole one and would skip its rest
         cut_short = loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches
+        if self._is_averaging():
+            return
         counts: list[Any] = [loop.epoch_progress.total, loop.epoch_progress.current]
         for count in counts:
             count.processed -= cut_short
         self._save(trainer)
         for count in counts:
             count.processed += cut_short
+
+    def _is_averaging(self) -> bool:
+        return any(callback.n_averaged is not None for callback in self._averages)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.is_global_zero:
@@ -138,6 +196,8 @@ class LastCheckpoint(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.on_train_epoch_start(trainer, pl_module)  # a signal may have come since
+        if self._is_averaging():  # now the weights are the average
+            self._save(trainer)
         self._handlers.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
