@@ -172,7 +172,8 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
-        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in ("mean", "std", "val_size")}
+        settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
+        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
