@@ -73,6 +73,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     data = CIFAR10DataModule(**vars(made.data), seed=config.seed_everything)
     model = LitClassifier(**vars(made.model))
     model.name_run(config.recipe, config.model.net.as_dict())
+    if command in ("fit", "validate"):
+        data.prepare_data()  # refuses a validation split that leaves no images
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
     # so that config.yaml repeats the run, or fails if its images are gone
