@@ -93,6 +93,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     model = LitClassifier(**vars(made.model))
     model.name_run(config.recipe, net=config.model.net.as_dict(), **_described(config, made))
     model.init_from = config.init_from
+    if command in ("fit", "validate"):
+        data.prepare_data()  # refuses a validation split that leaves no images
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
     # so that config.yaml repeats the run, or fails if its images are gone
@@ -244,7 +246,8 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
-        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in ("mean", "std", "val_size")}
+        settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
+        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]

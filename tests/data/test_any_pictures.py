@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CLASSES, Cli, paint_pictures, refused
+from conftest import CLASSES, Cli, checkpoint, paint_pictures, refused
 from PIL import Image
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -208,3 +208,16 @@ def test_a_folder_without_test_images_is_trained_on_and_says_that_nothing_was_te
 def test_show_needs_no_images_to_hold_out(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     result = cli("show", f"--data.root={pictures}", "--data.val_size=5000", f"--output={tmp_path / 'a.png'}")
     assert result.code == 0, result.err
+
+
+def test_a_checkpoint_is_tested_on_a_folder_with_fewer_images_than_it_held_out(
+    cli: Cli, runs: Path, tmp_path: Path
+) -> None:
+    few = paint_pictures(tmp_path / "few", CLASSES)
+    for path in (few / "train").glob("*/*"):
+        if path.name != "000.png":
+            path.unlink()  # 3 are left, of 6 that were held out
+    words = (f"--ckpt_path={checkpoint(runs)}", f"--data.root={few}", f"--trainer.default_root_dir={tmp_path}")
+    result = cli("test", *words)
+    assert result.code == 0, result.err
+    assert "on the 24 test images" in result.out
