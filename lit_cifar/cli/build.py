@@ -1,5 +1,6 @@
 """From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, StochasticWei
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
+from lit_cifar.cli.net_arguments import described, set_num_classes, take_open_arguments
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -68,10 +70,13 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     if os.environ.get(DRAWN_INSTEAD):
         config.data.dataset = "drawn"
+    data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
+    if command == "fit":
+        set_num_classes(config.model.net, given, len(data.classes))
     made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
-    data = CIFAR10DataModule(**vars(made.data), seed=config.seed_everything)
+    data.augmentation = replace(data.augmentation, transform=made.data.transform)
     model = LitClassifier(**vars(made.model))
-    model.name_run(config.recipe, config.model.net.as_dict())
+    model.name_run(config.recipe, described(config.model.net))
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
     # so that config.yaml repeats the run, or fails if its images are gone
@@ -153,6 +158,7 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
     parser.given = given
+    take_open_arguments(given, None)
     add_run_arguments(parser, start.card.recipe if start and command != "fit" else _recipe_name(given))
     options: dict[str, Any] = {"sub_configs": True, "fail_untyped": False}
     if given.own_classes:
@@ -172,7 +178,7 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
         if net := default_net(start, named[-1] if named else None, command == "fit"):
-            known["model.net"] = net
+            known["model.net"] = take_open_arguments(given, copy.deepcopy(net))
         parser.set_defaults(known)
     return parser
 

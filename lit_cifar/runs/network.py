@@ -1,7 +1,8 @@
 """The network that a checkpoint names, made only if it can be trusted.
 
-A class path is a name to import and call. Of those in a checkpoint, only networks of this project, torch and
-torchvision are followed, with numbers and words for arguments. The user has to name any other with `--model.net`.
+A class path is a name to import and call. Of those in a checkpoint, only networks of this project, torch,
+torchvision and timm are followed, with numbers and words for arguments. The user has to name any other with
+`--model.net`.
 """
 
 import inspect
@@ -18,6 +19,8 @@ from lit_cifar.runs.card import Description
 from lit_cifar.runs.checkpoint import Checkpoint
 
 TRUSTED = ("lit_cifar.nets.", "torch.nn.", "torchvision.models.")
+WEIGHTS = ("weights", "pretrained", "checkpoint_path", "features_only")
+TIMM = "timm.create_model"
 
 
 def check_net(config: Description, path: str | Path) -> None:
@@ -25,15 +28,15 @@ def check_net(config: Description, path: str | Path) -> None:
     class_path = str(config.get("class_path"))
     asks = f"--ckpt_path {path} asks for the network {class_path}"
     trust = f"if you trust it, name it yourself with --model.net {class_path}"
-    if not class_path.startswith(TRUSTED):
-        why = "which isn't part of lit_cifar, torch or torchvision"
+    if class_path != TIMM and not class_path.startswith(TRUSTED):
+        why = "which isn't part of lit_cifar, torch, torchvision or timm"
         raise UsageError("network-untrusted", f"{asks}, {why}; {trust}")
     module, _, name = class_path.rpartition(".")
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError, OSError, ValueError) as error:
         raise UsageError("network-unknown", f"{asks}, which this version does not have") from error
-    if not _is_network(found):
+    if class_path != TIMM and not _is_network(found):
         raise UsageError("network-untrusted", f"{asks}, which is not a network")
     if not _has_plain_arguments(config):
         raise UsageError("network-untrusted", f"{asks} with arguments other than numbers and words; {trust}")
@@ -54,14 +57,15 @@ def _is_network(found: Any) -> bool:
 def _has_plain_arguments(config: Description) -> bool:
     """Returns whether all arguments are numbers and words without dots, since jsonargparse imports dotted paths.
 
-    Pretrained weights don't count as plain: torchvision would download them, and a checkpoint brings its own.
+    Pretrained weights don't count as plain: torchvision or timm would download or unpickle them, and a checkpoint
+    brings its own.
     """
     arguments = config.get("init_args") or {}
     return (
         config.keys() <= {"class_path", "init_args"}
         and isinstance(arguments, dict)
         and all(_is_word(name) and _is_plain(value) for name, value in arguments.items())
-        and not any(value for name, value in arguments.items() if name.startswith("weights"))
+        and not any(value for name, value in arguments.items() if name.startswith(WEIGHTS))
     )
 
 
