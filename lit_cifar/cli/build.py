@@ -1,5 +1,6 @@
 """From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
 
+import copy
 import os
 from contextlib import suppress
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
+from lit_cifar.cli.net_arguments import described, set_num_classes, take_open_arguments
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -88,10 +90,13 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     if os.environ.get(DRAWN_INSTEAD):
         config.data.dataset = "drawn"
+    data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
+    if command == "fit":
+        set_num_classes(config.model.net, given, len(data.classes))
     made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
-    data = CIFAR10DataModule(**vars(made.data), seed=config.seed_everything)
+    data.augmentation = replace(data.augmentation, transform=made.data.transform)
     model = LitClassifier(**vars(made.model))
-    model.name_run(config.recipe, net=config.model.net.as_dict(), **_described(config, made))
+    model.name_run(config.recipe, net=described(config.model.net), **_described(config, made))
     model.init_from = config.init_from
     if command in ("fit", "validate"):
         data.prepare_data()  # refuses a validation split that leaves no images
@@ -232,6 +237,7 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
     parser.given = given
+    take_open_arguments(given, None)
     add_run_arguments(parser, start.card.recipe if start and command != "fit" else _recipe_name(given))
     options: dict[str, Any] = {"sub_configs": True, "fail_untyped": False}
     if given.own_classes:
@@ -253,7 +259,7 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
         arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
         if net := default_net(start, named[-1] if named else None, command == "fit", arguments):
-            known["model.net"] = net
+            known["model.net"] = take_open_arguments(given, copy.deepcopy(net))
         if command != "fit" and (loss := default_loss(start)):
             known["model.loss"] = loss
         parser.set_defaults(known)

@@ -34,6 +34,17 @@ def _evenly(whole: int, parts: int) -> list[int]:
     return [whole // parts + (part < whole % parts) for part in range(parts)]
 
 
+class EpochSampler:
+    """Where Lightning looks for `set_epoch`: `loader.batch_sampler.sampler`. Keeps the position in a resumed epoch."""
+
+    def __init__(self, loader: "BatchLoader") -> None:
+        self.sampler, self._loader = self, loader
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch (order and augmentation)."""
+        self._loader.epoch = epoch
+
+
 class BatchLoader:
     """Iterates over batches of normalised images, float32 `[B, 3, H, W]`, and their labels, int64 `[B]`.
 
@@ -85,6 +96,7 @@ class BatchLoader:
         self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
         self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
         self._order = torch.empty(0)  # of the epoch that is iterated, on the device
+        self.batch_sampler = EpochSampler(self)
         self._first_batch = 0  # of the next iteration; not 0 after resuming in the middle of an epoch
         self._next_batch = 0
 

@@ -1,8 +1,8 @@
 """The network that a checkpoint names, made only if it can be trusted.
 
-A class path is a name to import and call. Of those in a checkpoint, only networks of this project, torch and
-torchvision are followed. The user has to name any other with `--model.net`. The same holds for what import paths among
-the arguments name: layers, functions and types of torch and torchvision, and what belongs to the package that the user
+A class path is a name to import and call. Of those in a checkpoint, only networks of this project, torch, torchvision
+and timm are followed. The user has to name any other with `--model.net`. The same holds for what import paths among the
+arguments name: layers, functions and types of torch and torchvision, and what belongs to the package that the user
 named. All other arguments are numbers and words, which the constructor's type hints may turn into paths and devices.
 """
 
@@ -29,6 +29,8 @@ LAYERS = (*TRUSTED, "torchvision.ops.")
 WORDS = (str, int, float, bool, type(None), ...)
 """Types whose values jsonargparse makes of words without importing anything; paths are others."""
 NOT_A_WORD = re.compile(r"[{\[\n]|:(\s|$)")  # jsonargparse would read YAML
+WEIGHTS = ("weights", "pretrained", "checkpoint_path", "features_only")
+TIMM = "timm.create_model"
 
 
 class UntrustedError(ValueError):
@@ -44,14 +46,14 @@ def check_net(config: Description, path: str | Path) -> None:
     class_path = str(config.get("class_path"))
     asks = f"--ckpt_path {path} asks for the network {class_path}"
     trust = f"if you trust it, name it yourself with --model.net {class_path}"
-    if not class_path.startswith(TRUSTED):
-        why = "which isn't part of lit_cifar, torch or torchvision"
+    if class_path != TIMM and not class_path.startswith(TRUSTED):
+        why = "which isn't part of lit_cifar, torch, torchvision or timm"
         raise UsageError("network-untrusted", f"{asks}, {why}; {trust}")
     try:
         found = _named(class_path)
     except (ImportError, AttributeError, OSError, ValueError) as error:
         raise UsageError("network-unknown", f"{asks}, which this version does not have") from error
-    if not _is_network(found):
+    if class_path != TIMM and not _is_network(found):
         raise UsageError("network-untrusted", f"{asks}, which is not a network")
     try:
         restored(config)
@@ -104,8 +106,9 @@ def restored(config: Description, given: Collection[str] = (), package: str | No
         package = "" if class_path.startswith(TRUSTED) else f"{class_path.partition('.')[0]}."
     hints, found = _hints(_named(class_path)), {}
     for name, value in arguments.items():
-        # torchvision would download pretrained weights, and a checkpoint brings its own
-        downloads = class_path.startswith("torchvision.") and name.startswith("weights") and value
+        # torchvision or timm would download or unpickle pretrained weights, and a checkpoint brings its own
+        downloads = class_path.startswith(("torchvision.", TIMM)) and name.startswith(WEIGHTS) and value
+        downloads |= class_path == TIMM and name == "model_name" and not re.fullmatch(r"[\w.-]+", str(value))  # a hub
         if downloads or not re.fullmatch(r"\w+", name):
             raise UntrustedError(name, value)
         if name not in given:

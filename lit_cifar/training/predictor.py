@@ -49,13 +49,24 @@ class Predictor(pl.LightningModule):
         checkpoint_path: str | Path | Checkpoint,
         net: nn.Module | None = None,
         test_time_augmentation: Views | None = None,
+        *,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **settings: Any,
     ) -> Self:
-        """Returns a trained classifier, on the CPU and ready to predict; call `train()` to train it further.
+        """Returns a trained classifier, ready to predict; call `train()` to train it further.
 
         Args:
             checkpoint_path: best.ckpt or last.ckpt of a run, or one that was read already.
             net: Network of the checkpoint's class, if that is not one of this project, torch or torchvision.
             test_time_augmentation: As for LitClassifier; by default, the setting that the run was tested with.
+            map_location: Device to load it to; by default, the CPU.
+            hparams_file: Not needed, as the checkpoint holds all settings.
+            strict: Whether the weights' names must be the same; they must by default.
+            weights_only: Not needed: checkpoints are always read so that they can't run code.
+            settings: Further arguments of LitClassifier, such as an optimizer to train on with.
 
         Raises:
             UsageError: The file is not a checkpoint of ours, or its network is not in this version.
@@ -67,10 +78,10 @@ class Predictor(pl.LightningModule):
             check_net(card.net, checkpoint.path)
         if test_time_augmentation is not None:
             card = replace(card, test_time_augmentation=test_time_augmentation)
-        settings = {name: getattr(card, name) for name in EVALUATION}
+        settings = {name: getattr(card, name) for name in EVALUATION} | settings
         try:
             module = cls(build_net(card.net) if net is None else net, **settings)
-            module.load_state_dict(checkpoint.weights)
+            module.load_state_dict(checkpoint.weights, strict=strict is not False)
         except (TypeError, ValueError, RuntimeError) as error:
             sentence = f"--ckpt_path {checkpoint.path} holds a {card.net['class_path']} with other arguments or weights"
             remedy = "load it with the version that trained it, or with the network that was trained"
@@ -79,6 +90,8 @@ class Predictor(pl.LightningModule):
         module.name_run(card.recipe, net=card.net)
         module.card = card
         module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
+        if isinstance(map_location, str | int | torch.device):
+            module.to(map_location)
         return module.eval()
 
     def name_run(self, recipe: str, **described: Description) -> None:
