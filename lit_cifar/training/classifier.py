@@ -52,6 +52,9 @@ class LitClassifier(Predictor):
             mirror image (flip), also both shifted by a pixel (flip-shift). Validation uses the image itself.
         confidence_threshold: Probability of a class from which the first view of an image is enough.
         compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels afterwards.
+        sync_batchnorm: On several devices, batch normalization computes mean and variance from the whole batch, or
+            slice. Otherwise, each device uses its share: faster, but the result depends on the number of devices. A
+            compiled network always does that.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class LitClassifier(Predictor):
         test_time_augmentation: Views = "none",
         confidence_threshold: float = 1.0,
         compile: bool = False,
+        sync_batchnorm: bool = True,
     ) -> None:
         super().__init__(net, test_time_augmentation, confidence_threshold)
         require(slice_size >= 0, f"--model.slice_size {slice_size} must be 0 or more")
@@ -74,6 +78,7 @@ class LitClassifier(Predictor):
         self.make_optimizer, self.loss = optimizer, loss
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
+        self.sync_batchnorm = sync_batchnorm
         self.lr: float | None = None  # found by Lightning's LearningRateFinder, in place of the optimizer's own
         self.init_from: str | None = None  # path of the checkpoint that the weights are from
         self.record = TrainingRecord()
@@ -201,7 +206,9 @@ class LitClassifier(Predictor):
         rank, processes, whole = self.trainer.global_rank, self.trainer.world_size, batch[1]
         if processes > 1:
             whole = cast(BatchLoader, self.trainer.train_dataloader).labels_in_batch(batch_idx)
-        return take_share(batch, whole, self.loss, self.slice_size, rank, processes)
+        share = take_share(batch, whole, self.loss, self.slice_size, rank, processes)
+        sync = processes > 1 and self.sync_batchnorm and not self.compiled
+        return share._replace(sync_batchnorm=True) if sync else share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss whose gradient, averaged over the devices, is that of the whole batch."""

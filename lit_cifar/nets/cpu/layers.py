@@ -34,9 +34,12 @@ class Norm(nn.BatchNorm2d):
     """Batch normalisation that keeps the order in memory, and accepts a last batch of a single pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.numel() == x.shape[1]:  # a single pixel has no variance; normalise as in evaluation
-            mean, variance = self.running_mean, self.running_var
-            return nn.functional.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+        if self.training and x.numel() == x.shape[1]:
+            try:
+                return super().forward(x)  # other processes may have more
+            except ValueError:  # a single pixel has no variance; normalise as in evaluation
+                mean, variance = self.running_mean, self.running_var
+                return nn.functional.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
         if not _has_pixels_first(x):
             return super().forward(x)
         pixels = x.permute(2, 3, 0, 1)
