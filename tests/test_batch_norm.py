@@ -1,5 +1,6 @@
 """Batch normalization on several processes gives what torch's gives on one; in float64, rounding flips no ReLU."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -30,7 +31,11 @@ class Head(nn.Module):
         return self.head(self.layers(images).relu())
 
 
-NETS = {"head": Head, "speedrun": partial(SpeedrunNet, 10, (8, 16, 16)), "resnet": ResNet18}
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "head": Head,
+    "speedrun": partial(SpeedrunNet, 10, (8, 16, 16)),
+    "resnet": ResNet18,
+}
 
 
 def trained(name: str, batch: int, slice_size: int, rank: int = 0, processes: int = 1) -> dict[str, Tensor]:
