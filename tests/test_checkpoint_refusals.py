@@ -52,6 +52,17 @@ def test_classes_in_another_order_are_refused(
         (["--recipe=other"], ["recipe (tutorial, now other)"]),
         (["--model.net.init_args.num_classes=4"], ["network", "num_classes"]),
         (["--data.dataset=drawn", "--model.net.init_args.num_classes=10"], ["data set (folder, now drawn)", "images"]),
+        (["--model.optimizer.lr=0.01"], ["--model.optimizer.lr (0.001, now 0.01)"]),
+        (["--model.optimizer=Adam"], ["--model.optimizer (torch.optim.sgd.SGD, now torch.optim.adam.Adam)"]),
+        (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"], ["--model.lr_scheduler (None, now"]),
+        (["--model.loss=torch.nn.CrossEntropyLoss"], ["--model.loss (torch.nn.functional.cross_entropy, now"]),
+        (["--data.flip=true", "--data.crop=2"], ["--data.flip (False, now True)", "--data.crop (0, now 2)"]),
+        (
+            ["--data.transform=torchvision.transforms.v2.RandomRotation", "--data.transform.degrees=5"],
+            ["--data.transform"],
+        ),
+        (["--trainer.gradient_clip_val=1"], ["--trainer.gradient_clip_val (None, now 1"]),
+        (["--trainer.accumulate_grad_batches=2"], ["--trainer.accumulate_grad_batches (1, now 2)"]),
         (["--data.batch_size=5", "--data.val_size=9"], ["--data.batch_size (4, now 5)", "--data.val_size (6, now 9)"]),
     ],
 )

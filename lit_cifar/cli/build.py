@@ -64,8 +64,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
-    start = _checkpoint(command, given)
     weights = _initial_weights(command, given)
+    start = _checkpoint(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     parser = _parser(command, given, start, description)
     config = parser.parse_args(given.words)

@@ -16,6 +16,7 @@ from conftest import Cli, checkpoint
 
 from lit_cifar import LitClassifier
 from lit_cifar.errors import UserError
+from lit_cifar.nets.tutorial import Net
 
 PLACES = ("state_dict", "callbacks", "optimizer_states", "lr_schedulers", "loops", "hyper_parameters", "lit_cifar")
 INSIDE_THE_CARD = ("recipe", "net", "classes", "optimizer")
@@ -248,6 +249,40 @@ def test_the_code_that_a_checkpoint_names_is_not_imported_where_the_user_names_a
     words = ("--model.net=lit_cifar.nets.tutorial.Net", "--model.net.num_classes=3")
     result = cli("test", *root, "--ckpt_path", path, *words)
     assert result.code == 0, result.err
+    assert not evil.proof.exists()
+
+
+class Own(Net):
+    """A network that the user names, and trusts."""
+
+    def __init__(self, num_classes: int = 10, layer: type | None = None, other: Any = None, **more: Any) -> None:
+        super().__init__(num_classes)
+        assert not more
+
+
+@pytest.mark.usefixtures("their_module")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"layer": "a_module_of_theirs.Net"},
+        {"other": {"class_path": "a_module_of_theirs.Net"}},
+        {"other": ["{class_path: a_module_of_theirs.Net}"]},
+        {"other": "class_path: a_module_of_theirs.Net"},
+        {"unknown": "a_module_of_theirs.Net"},
+        {"layer": "test_no_code.os.system"},
+        {"layer": "torch.hub.load"},
+        {"layer": "torch.nn.functional.handle_torch_function"},
+    ],
+)
+def test_a_network_that_the_user_trusts_does_not_make_a_checkpoint_s_arguments_trusted(
+    cli: Cli, runs: Path, evil: Evil, arguments: dict[str, Any]
+) -> None:
+    path = evil.net("test_no_code.Own", num_classes=3, **arguments)
+    for command in ("test", "predict PATH"):
+        (name,) = arguments
+        said = refused(cli, command, path, runs, "--model.net=test_no_code.Own")
+        assert "[network-untrusted]" in said
+        assert name in said
     assert not evil.proof.exists()
 
 
