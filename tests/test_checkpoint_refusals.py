@@ -119,7 +119,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "torch.hub.load", "lit_cifar.nets.tutorial.Gone"])
+UNTRUSTED = ["os.system", "subprocess.Popen", "torch.hub.load", "torchvision.ops.MLP", "lit_cifar.nets.tutorial.Gone"]
+
+
+@pytest.mark.parametrize("path", UNTRUSTED)
 def test_a_checkpoint_may_not_name_any_class_for_its_net(
     cli: Cli, trained: Path, pictures: Path, tmp_path: Path, path: str
 ) -> None:
