@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -173,7 +173,7 @@ def not_run(reasons: Sequence[str]) -> str:
     return f"not run here: {', '.join(parts)}" if parts else ""
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Says at the end which tests were skipped for want of what."""
     skipped = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
     if line := not_run([str(longrepr[2]).removeprefix("Skipped: ") for longrepr in skipped]):

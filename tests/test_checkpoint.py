@@ -16,7 +16,8 @@ from running import differences, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_cifar.errors import UsageError
-from lit_cifar.runs.checkpoint import find_checkpoint
+from lit_cifar.runs.checkpoint import RunCheckpoints, find_checkpoint, read_checkpoint
+from lit_cifar.runs.folder import new_version
 
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
@@ -38,8 +39,11 @@ def trained(trained_once: Path, tmp_path: Path) -> Path:
 
 def test_last_goes_on_in_the_same_run_folder(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
     root = (f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}")
+    left = trained.with_name(".last.ckpt.1.part")  # by a run that was killed while it wrote
+    left.mkdir()
     result = cli("fit", *root, *FIT, "--trainer.max_epochs=3", "--ckpt_path=last")
     assert result.code == 0, result.err
+    assert not left.exists()
     assert "Finished training: 3 epochs, 42 steps" in result.out
     assert [path.name for path in trained.parents[2].iterdir()] == ["version_0"]
     assert result.err == ""
@@ -197,3 +201,17 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(
         named = [at for at, (what, _) in enumerate(calls) if what == f"named {name}"]
         assert named
         assert all(("written through", calls[at][1]) in calls[:at] for at in named)
+
+
+def test_a_checkpoint_that_was_read_already_is_not_taken_for_another(trained: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.ckpt"
+    torch.save(torch.load(trained, weights_only=True) | {"global_step": 77}, other)
+    checkpoints = RunCheckpoints(read_checkpoint(trained))
+    assert checkpoints.load_checkpoint(other)["global_step"] == 77
+
+
+def test_the_next_run_folder_comes_after_the_highest_number(tmp_path: Path) -> None:
+    for name in ("version_0", "version_3", "version_old"):
+        (tmp_path / name).mkdir()
+    assert new_version(tmp_path) == "version_4"
+    assert (tmp_path / "version_4").is_dir()

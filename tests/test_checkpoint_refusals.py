@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
 import torch
@@ -129,7 +130,10 @@ def test_a_checkpoint_that_would_run_code_is_refused(
     assert not proof.exists()
 
 
-@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "torch.hub.load", "lit_cifar.nets.tutorial.Gone"])
+UNTRUSTED = ["os.system", "subprocess.Popen", "torch.hub.load", "torchvision.ops.MLP", "lit_cifar.nets.tutorial.Gone"]
+
+
+@pytest.mark.parametrize("path", UNTRUSTED)
 def test_a_checkpoint_may_not_name_any_class_for_its_net(
     cli: Cli, trained: Path, pictures: Path, tmp_path: Path, path: str
 ) -> None:
@@ -143,8 +147,8 @@ def test_a_checkpoint_may_not_name_any_class_for_its_net(
 
 
 def test_a_card_that_was_changed_by_hand_is_refused(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
-    wrong = {"std": [1.0, 1.0], "classes": "cat", "confidence_threshold": 0.0, "dataset": "mine", "sides": [["0", 20]]}
-    for key, value in wrong.items():
+    wrong = [("std", [1.0, 1.0]), ("classes", "cat"), ("dataset", "mine"), ("sides", [["0", 20]])]
+    for key, value in (*wrong, ("confidence_threshold", 0.0), ("confidence_threshold", 1.5)):
         checkpoint = torch.load(trained, weights_only=True)
         checkpoint["lit_cifar"]["card"][key] = value
         path = tmp_path / "changed.ckpt"
@@ -152,3 +156,20 @@ def test_a_card_that_was_changed_by_hand_is_refused(cli: Cli, trained: Path, pic
         assert cli("test", "--ckpt_path", path, f"--data.root={pictures}").failed(
             1, "checkpoint-damaged", str(path), key
         )
+
+
+def test_the_card_holds_what_the_command_line_set(trained: Path) -> None:
+    card = torch.load(trained, weights_only=True)["lit_cifar"]["card"]
+    assert card["optimizer"]["class_path"] == "torch.optim.sgd.SGD"
+    assert card["optimizer"]["init_args"].items() >= {"lr": 0.001, "momentum": 0.9}.items()
+    assert card["net"] == {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 3}}
+
+
+def test_a_checkpoint_that_grows_when_it_is_unpacked_is_refused(cli: Cli, trained: Path, pictures: Path) -> None:
+    with ZipFile(trained) as file:
+        contents = {name: file.read(name) for name in file.namelist()}
+    with ZipFile(trained, "w", ZIP_DEFLATED) as file:
+        for name, content in contents.items():
+            file.writestr(name, content)
+    result = cli("test", "--ckpt_path", trained, f"--data.root={pictures}")
+    assert result.failed(1, "checkpoint-damaged", str(trained))

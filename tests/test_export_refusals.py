@@ -289,6 +289,6 @@ def test_a_full_disk_is_reported_and_the_file_before_it_stays(
     (small_disk / "filler").write_bytes(bytes(shutil.disk_usage(small_disk).free - 100 * 1024))
     words = ("--ckpt_path", exported.checkpoint, "--format", name, "--output", output)
     result = cli("export", *words, "--data.root", exported.folder / "pictures")
-    assert result.failed(1, "disk-full", str(small_disk), f"{output.name} needs ")
+    assert result.failed(1, "disk-full", str(small_disk), f"for {output.name}, which needs ")
     assert sorted(path.name for path in small_disk.iterdir()) == ["filler", output.name]
     assert output.read_text() == "of yesterday"

@@ -102,7 +102,7 @@ def download(
             while file.tell() < archive.size:
                 if not queue:
                     causes = "; ".join(reasons.values()) or "no mirror was given"
-                    remedy = f"put {archive.name} into {root}, or use another --data.mirrors or --data.dataset drawn"
+                    remedy = f"put {archive.name} into {root}, or set --data.mirrors URL or --data.dataset drawn"
                     raise DownloadError("download-failed", f"CIFAR-10 could not be downloaded ({causes}); {remedy}")
                 url, begun = queue.popleft(), file.tell()
                 rate = stall_rate if set(queue) - reasons.keys() else 0  # be patient if no mirror is untried

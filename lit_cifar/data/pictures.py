@@ -62,9 +62,9 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
             elif path.is_file():
                 files.append(path)
             else:
-                raise UsageError("picture-missing", f"{path} is neither a file nor a folder; give one of these")
+                raise UsageError("picture-missing", f"{path} is neither a file nor a folder; name one of these")
         if not files and not failed:
-            raise UsageError("picture-missing", f"{word} names no pictures; give files, folders or 'photos/*.jpg'")
+            raise UsageError("picture-missing", f"{word} names no pictures; name files, folders or patterns (*.jpg)")
         found += files
         unread += [f"{error.filename} can't be read: {error.strerror}" for error in failed]
     return list(dict.fromkeys(found)), unread

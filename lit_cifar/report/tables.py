@@ -50,8 +50,8 @@ def print_start(data: str, net: str, device: str) -> None:
 def print_drawn_box(images: Images) -> None:
     """Prints a warning in a box if `--data.dataset auto` fell back on synthetic images."""
     if images.why_drawn:
-        text = "These are NOT the images of CIFAR-10. Accuracies on them say nothing about CIFAR-10.\n\nReason: "
-        text += escape(images.why_drawn)
+        text = "These are NOT the images of CIFAR-10 but synthetic ones. Accuracies on them say nothing about CIFAR-10."
+        text += f"\n\nReason: {escape(images.why_drawn)}"
         _console(soft_wrap=False).print(Panel(text, title="SYNTHETIC IMAGES", border_style="bold red", padding=(1, 2)))
 
 

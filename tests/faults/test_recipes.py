@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from words import NUMBERS, RECIPES, TUTORIAL, Place, assert_one_sentence, examples, mistyped, place
 
+from lit_cifar.cli.recipes import Given, read_recipe
+
 __all__ = ["place"]  # a fixture
 
 LAUGHS = "a0: &a0 [ha, ha]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
@@ -136,3 +138,19 @@ def test_what_is_wrong_in_a_recipe_is_named_and_nothing_is_written(
     data = ("--data.root=pictures", "--data.val_size=6", "--model.net.num_classes=3")
     words = () if b"class_path: lit_cifar.training.data_parallel" in content else data
     place.refuses(("fit", "--config=recipe.yaml", *words), *named)
+
+
+def test_a_date_in_a_recipe_is_text(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("recipe: 2026-11-28\nseed_everything: 1e2\n")
+    assert read_recipe(str(path)) == {"recipe": "2026-11-28", "seed_everything": 100.0}
+
+
+def test_of_several_recipes_the_last_one_wins_and_a_flag_wins_over_both(tmp_path: Path) -> None:
+    words = []
+    for name in ("32-true", "bf16-mixed"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"trainer: {{precision: {name}}}\n")
+        words += ["--config", str(path)]
+    assert Given(words).get("trainer.precision") == "bf16-mixed"
+    assert Given([*words, "--trainer.precision=16-mixed"]).get("trainer.precision") == "16-mixed"

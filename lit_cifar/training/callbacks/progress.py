@@ -1,6 +1,6 @@
 """The progress bar or, if the output is not a terminal, the tutorial's line every 2,000 steps.
 
-The bar costs 0.001 ms a step: it looks at the clock, and draws at most 8 times a second.
+The bar costs 0.001 ms a step: it looks at the clock, and draws at most 8 times a second, and when all is done.
 """
 
 import time
@@ -49,12 +49,14 @@ class LitProgressBar(ProgressBar):
 
     def _move(self, done: int, module: LightningModule | None = None) -> None:
         now = time.monotonic()
-        if self._progress is None or now < self._next:
+        if self._progress is None:
+            return
+        task = self._progress.tasks[-1]
+        if now < self._next and done != task.total:
             return
         self._next = now + SECONDS_BETWEEN_DRAWINGS
         curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
         loss = f"loss {curve[-1][1]:.3f}" if curve else ""
-        task = self._progress.tasks[-1]
         rate = f"{task.speed:,.0f} steps/s" if task.speed else ""
         self._progress.update(task.id, completed=done, loss=loss, rate=rate, refresh=True)
 
