@@ -19,22 +19,15 @@ from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.net_arguments import described, set_num_classes, take_open_arguments
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
+from lit_cifar.cli.start import initial_weights, recipe_name, starting_checkpoint
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.errors import UsageError, UserError
-from lit_cifar.evaluation.test_time_augmentation import Views
+from lit_cifar.errors import UsageError
 from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.card import describe
-from lit_cifar.runs.checkpoint import (
-    Checkpoint,
-    RunCheckpoints,
-    check_resumable,
-    find_checkpoint,
-    newest_checkpoint,
-    readable,
-)
-from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig, hold
-from lit_cifar.runs.network import default_loss, default_net, own_net
+from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, readable
+from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig
+from lit_cifar.runs.network import default_loss, default_net
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
 from lit_cifar.training.classifier import LitClassifier
@@ -64,8 +57,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
-    weights = _initial_weights(command, given)
-    start = _checkpoint(command, given)
+    weights = initial_weights(command, given)
+    start = starting_checkpoint(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     parser = _parser(command, given, start, description)
     config = parser.parse_args(given.words)
@@ -176,69 +169,12 @@ def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
         readable(state, name)
 
 
-def _initial_weights(command: str, given: Given) -> Checkpoint | None:
-    """Reads the checkpoint whose weights a new training starts from."""
-    path = given.get("init_from")
-    if not path or command != "fit":
-        return None
-    if given.get("ckpt_path") or given.get("resume") == "auto":
-        todo = "use --init_from to start a new training, or the other to go on with one"
-        raise UsageError(
-            "value-invalid", f"--init_from {path} and --ckpt_path or --resume auto exclude each other; {todo}"
-        )
-    try:
-        return find_checkpoint(path, Path(given.get("trainer.default_root_dir") or ".").expanduser())
-    except UserError as error:
-        raise type(error)(error.code, str(error).replace("--ckpt_path", "--init_from")) from error
-
-
-def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
-    """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
-    checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    named = config.model.net
-    net = own_net(named, checkpoint) if named else None
-    classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
-    if named and classifier.card:
-        classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
-    return checkpoint.path, classifier
-
-
-def _checkpoint(command: str, given: Given) -> Checkpoint | None:
-    """Reads the checkpoint to start from; `last` and `best` are the newest intact ones, of a recipe if named."""
-    named = given.get("ckpt_path")
-    path = named or ("last" if command == "fit" and given.get("resume") == "auto" else None)
-    if not path:
-        if command == "fit" or any(word.startswith(("-h", "--help", "--print_config")) for word in given.words):
-            return None
-        raise UsageError("value-missing", f"{command} needs --ckpt_path: a path, or best or last of the newest run")
-    root = Path(given.get("trainer.default_root_dir") or ".").expanduser()
-    by_name = path in ("best", "last")
-    if by_name and str(given.get("trainer.logger")).lower() == "false":  # no run folder: where Lightning puts them
-        found = newest_checkpoint([root], f"checkpoints/{path}.ckpt", resume=not named)
-    elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
-        runs = root / RUNS / _recipe_name(given)
-        kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
-        folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
-        found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt", resume=not named)
-    else:
-        found = find_checkpoint(path, root)
-    if found is None and named:
-        raise UsageError("checkpoint-missing", f"--ckpt_path {path}: there is no intact {path}.ckpt of it in {root}")
-    if found and command == "fit" and found.path.name == "last.ckpt":
-        hold(found.path.parent)
-    return found
-
-
-def _recipe_name(given: Given) -> str:
-    return str(given.get("recipe") or Path(["tutorial", *given.recipes][-1]).stem)
-
-
 def _parser(command: str, given: Given, start: Checkpoint | None, description: str) -> Parser:
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
     parser.given = given
     take_open_arguments(given, None)
-    add_run_arguments(parser, start.card.recipe if start and command != "fit" else _recipe_name(given))
+    add_run_arguments(parser, start.card.recipe if start and command != "fit" else recipe_name(given))
     options: dict[str, Any] = {"sub_configs": True, "fail_untyped": False}
     if given.own_classes:
         parser.add_subclass_arguments(pl.LightningDataModule, "data", fail_untyped=False)

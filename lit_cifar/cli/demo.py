@@ -7,8 +7,8 @@ requires an older Pillow, decodes pictures before their size is checked, and fet
 from ipaddress import ip_address
 from pathlib import Path
 
-from lit_cifar.cli.build import load
 from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
+from lit_cifar.cli.start import load
 from lit_cifar.errors import UsageError
 
 

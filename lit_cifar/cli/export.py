@@ -5,8 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lit_cifar.cli.build import load
 from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
+from lit_cifar.cli.start import load
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from lit_cifar.cli.build import load
 from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
+from lit_cifar.cli.start import load
 from lit_cifar.data.pictures import find_pictures
 from lit_cifar.deploy.predict import draw_sheet, predict_files, ranked
 from lit_cifar.errors import UsageError, UserError
