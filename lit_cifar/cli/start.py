@@ -11,6 +11,7 @@ from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint, newest_checkp
 from lit_cifar.runs.folder import RUNS, hold
 from lit_cifar.runs.network import own_net
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.predictor import require_normalization
 
 
 def starting_checkpoint(command: str, given: Given) -> Checkpoint | None:
@@ -63,6 +64,7 @@ def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path
     classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
     if named and classifier.card:
         classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
+    require_normalization(classifier)
     return checkpoint.path, classifier
 
 

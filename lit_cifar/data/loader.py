@@ -27,10 +27,11 @@ def share_sizes(images: int, slice_size: int, processes: int) -> list[list[int]]
     would be a poor sample of the batch, and the same on any number of processes, which share each of them.
     """
     slices = ceil(images / slice_size) if slice_size else 1
-    return [_evenly(size, processes) for size in _evenly(images, slices)]
+    return [evenly(size, processes) for size in evenly(images, slices)]
 
 
-def _evenly(whole: int, parts: int) -> list[int]:
+def evenly(whole: int, parts: int) -> list[int]:
+    """Returns the sizes of parts that differ by at most one, the larger first."""
     return [whole // parts + (part < whole % parts) for part in range(parts)]
 
 

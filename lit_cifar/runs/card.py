@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from pathlib import PurePath
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
@@ -56,11 +56,13 @@ class RunCard:
     net: Description
     classes: list[str]
     """Class names in the order of the labels."""
-    dataset: Kind
+    dataset: Kind | Literal["own"]
+    """The data set's kind; `own` if a user brought another data module or loaders, and nothing is known of it."""
     images: int
-    """CRC-32 of all images and labels."""
+    """CRC-32 of all images and labels; 0 of own data, like the two sizes below."""
     mean: list[float]
     std: list[float]
+    """Both are empty if it isn't known how own data were normalised."""
     val_size: int
     """Number of training images held out for validation."""
     batch_size: int
@@ -93,7 +95,7 @@ class RunCard:
             if name not in values or not _fits(values[name], hint):
                 raise ValueError(name)
         for name in ("mean", "std"):
-            if len(values[name]) != 3:
+            if len(values[name]) not in (0, 3):
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
@@ -228,7 +230,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return value in arguments
     if kind is list:
         return isinstance(value, list) and all(_fits(each, arguments[0]) for each in value)
-    if kind is UnionType:
+    if kind in (Union, UnionType):
         return any(_fits(value, each) for each in arguments)
     if hint is float:
         return isinstance(value, int | float)

@@ -1,40 +1,41 @@
 """LitClassifier: loss, optimizer and metrics around any network that turns images into logits.
 
-It reads in the order of its life: settings, preparation, training, evaluation, checkpoints. Loading and predicting are
-in predictor.py. On any number of devices, the gradient is that of the whole batch even if the shares are uneven, and
-every image of an evaluation counts once.
+It reads in the order of its life: settings, preparation, training, checkpoints. Validation and tests are in
+evaluator.py, loading and predicting in predictor.py. On any number of devices, the gradient is that of the whole batch
+even if the shares are uneven, and every image of an evaluation counts once.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning.callbacks import BatchSizeFinder, GradientAccumulationScheduler, LearningRateFinder
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError, require
-from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
 from lit_cifar.training.callbacks.requirements import require_metrics
-from lit_cifar.training.history import DivergenceWatch, TrainingRecord
+from lit_cifar.training.evaluator import Evaluator
+from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
-from lit_cifar.training.predictor import EVALUATION, Predictor
+from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, mean_loss, slice_losses, take_share
+from lit_cifar.training.step import Batch, Share, own_share, slice_losses, take_share
 
 
-class LitClassifier(Predictor):
+class LitClassifier(Evaluator):
     """Trains and tests a network on labelled images.
 
     Args:
@@ -71,26 +72,20 @@ class LitClassifier(Predictor):
         compile: bool = False,
         sync_batchnorm: bool = True,
     ) -> None:
-        super().__init__(net, test_time_augmentation, confidence_threshold)
+        super().__init__(net, loss, test_time_augmentation, confidence_threshold)
         require(slice_size >= 0, f"--model.slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
         require(in_range, f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        self.make_optimizer, self.loss = optimizer, loss
+        self.make_optimizer = optimizer
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
         self.sync_batchnorm = sync_batchnorm
         self.lr: float | None = None  # found by Lightning's LearningRateFinder, in place of the optimizer's own
         self.init_from: str | None = None  # path of the checkpoint that the weights are from
-        self.record = TrainingRecord()
-        self.test_logits: list[Tensor] = []  # `[n, C]` of each batch of the last test: the share of this rank
         self._checked: tuple[Any, ...] = ()
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
         self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
-
-    @property
-    def datamodule(self) -> CIFAR10DataModule:
-        return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def check(self, datamodule: CIFAR10DataModule, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
@@ -115,49 +110,69 @@ class LitClassifier(Predictor):
             raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
         return optimizer
 
-    def make_card(self, data: CIFAR10DataModule, trainer: Any = None) -> RunCard:
-        """Returns what trains on these data with a Trainer."""
+    def make_card(self, data: CIFAR10DataModule | None, trainer: Any = None) -> RunCard:
+        """Returns what trains on these data, or on a user's own, with a Trainer."""
         parts: dict[str, Any] = {
             "optimizer": self.make_optimizer,
             "lr_scheduler": self.make_lr_scheduler,
             "loss": self.loss,
         }
-        parts |= {"transform": data.augmentation.transform}
+        parts |= {"transform": data.augmentation.transform if data else None}
         described: dict[str, Any] = {name: part and describe(part) for name, part in parts.items()} | self.described
-        augmentation = vars(data.augmentation) | {"transform": described.pop("transform")}
+        transform = described.pop("transform")
         if described["lr_scheduler"]:
             described["lr_scheduler"] |= {"interval": self.lr_scheduler_interval}
         if self.lr is not None:
             optimizer = described["optimizer"]
             described["optimizer"] = optimizer | {"init_args": optimizer["init_args"] | {"lr": self.lr}}
-        values = described | {
-            **{name: getattr(data, name) for name in ("val_size", "batch_size", "seed", "classes", "mean", "std")},
+        own: dict[str, Any] = {"dataset": "own", "images": 0, "augmentation": {}, "val_size": 0, "batch_size": 0}
+        values = (described | own) | {
             **{name: getattr(self, name) for name in ("recipe", "slice_size", "sides", "init_from", *EVALUATION)},
-            "dataset": data.images.kind,
-            "images": data.checksum,
-            "augmentation": augmentation,
+            **{name: getattr(data or self, name) for name in ("classes", "mean", "std")},
+            "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),  # of Lightning's seed_everything
             "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
         }
+        if data:
+            values |= {name: getattr(data, name) for name in ("val_size", "batch_size", "seed")}
+            values |= {"dataset": data.images.kind, "images": data.checksum}
+            values |= {"augmentation": vars(data.augmentation) | {"transform": transform}}
         return RunCard(**{name: plain(value, name) for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
         keep_freed_memory()
-        data = self.datamodule
+        finders = (LearningRateFinder, BatchSizeFinder)
+        if stage == "fit":
+            self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
+        if self.has_own_data:
+            self._require_own_data()
+        else:
+            self._prepare(self.datamodule, stage)
+        if stage == "fit" and self.compiled:
+            compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
+        self.card = self.make_card(None if self.has_own_data else self.datamodule, self.trainer)
+        if self.classes:
+            self.know(self.classes)
+
+    def _prepare(self, data: CIFAR10DataModule, stage: str) -> None:
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
         self.check(data, train=stage == "fit")
-        if stage == "fit":
-            finders = (LearningRateFinder, BatchSizeFinder)
-            if type(self) is LitClassifier:  # a subclass may log metrics of its own
-                validates = bool(data.val_size and self.trainer.limit_val_batches)
-                require_metrics(self.trainer, data.classes, validates, self.make_lr_scheduler)
-            self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
-            if not self.whitened:
-                whiten(self.net, data)
-                self.whitened = True
-            if self.compiled:
-                compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
-        self.card = self.make_card(data, self.trainer)
-        self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
+        if stage != "fit":
+            return
+        if type(self) is LitClassifier:  # a subclass may log metrics of its own
+            validates = bool(data.val_size and self.trainer.limit_val_batches)
+            require_metrics(self.trainer, data.classes, validates, self.make_lr_scheduler)
+        if not self.whitened:
+            whiten(self.net, data)
+            self.whitened = True
+
+    def _require_own_data(self) -> None:
+        """Raises UsageError for what only CIFAR10DataModule can do."""
+        if self.sides:
+            raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
+        if hasattr(self.net, "compute_whitening") and not self.whitened:
+            sentence = f"{type(self.net).__name__} computes its first layer from training images, which are not known"
+            todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
+            raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.new_optimizer(weights_to_train(self, self.trainer, self.make_lr_scheduler is not None))
@@ -176,7 +191,7 @@ class LitClassifier(Predictor):
         if self._finding:  # what was found changes optimizer, schedule and card
             self.trainer.strategy.setup_optimizers(self.trainer)
             self._finding = False
-            self.card = self.make_card(self.datamodule, self.trainer)
+            self.card = self.make_card(None if self.has_own_data else self.datamodule, self.trainer)
 
     def on_train_start(self) -> None:
         if self._frozen is not None:  # callbacks may have begun anew
@@ -199,14 +214,19 @@ class LitClassifier(Predictor):
         middle = share_done(self.trainer, self.current_epoch + 0.5)
         sides = [side for share, side in self.sides if share <= middle]
         epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
-        cast(BatchLoader, self.trainer.train_dataloader).set_epoch(epoch, sides[-1] if sides else None)
+        if isinstance(loader := self.trainer.train_dataloader, BatchLoader):  # not a user's own
+            loader.set_epoch(epoch, sides[-1] if sides else None)
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""
-        rank, processes, whole = self.trainer.global_rank, self.trainer.world_size, batch[1]
-        if processes > 1:
-            whole = cast(BatchLoader, self.trainer.train_dataloader).labels_in_batch(batch_idx)
-        share = take_share(batch, whole, self.loss, self.slice_size, rank, processes)
+        rank, processes, loader = self.trainer.global_rank, self.trainer.world_size, self.trainer.train_dataloader
+        if isinstance(loader, BatchLoader) and loader.world_size == processes:
+            whole = batch[1] if processes == 1 else loader.labels_in_batch(batch_idx)
+            share = take_share(batch, whole, self.loss, self.slice_size, rank, processes)
+        else:
+            self.look_at(batch)
+            labels = [batch[1]] if processes == 1 else gather_all_tensors(batch[1])
+            share = own_share(batch, labels, self.loss, self.slice_size)
         sync = processes > 1 and self.sync_batchnorm and not self.compiled
         return share._replace(sync_batchnorm=True) if sync else share
 
@@ -232,81 +252,32 @@ class LitClassifier(Predictor):
     def _update_record(self) -> None:
         if self._watch:
             self._watch.require_finite_weights()
-        self.record.update(self.trainer, self.datamodule.batch_size)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._count(batch, self.val_metrics, self)
-
-    def on_validation_epoch_end(self) -> None:
-        if self.trainer.sanity_checking:
-            self.val_metrics.reset()
-            return
-        self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
-        if self.trainer.state.fn == "fit":
-            self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
-
-    def on_test_epoch_start(self) -> None:
-        self.test_logits.clear()
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.test_logits.append(self._count(batch, self.test_metrics, self.mean_logits))
-
-    def on_test_epoch_end(self) -> None:
-        # one step after the last of training: a run resumed from its end drops these points and logs them again
-        self.test_results = self._log_metrics("test", self.test_metrics, self.record.trained["steps"] + 1)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Returns probabilities `[B, C]`."""
-        return self.mean_logits(batch[0]).softmax(1)
-
-    def _count(self, batch: Batch, metrics: MetricCollection, net: Callable[[Tensor], Tensor]) -> Tensor:
-        images, labels = batch
-        if not len(labels):
-            return images.new_empty(0, len(self.classes))  # an empty share of the last, short batch
-        logits = net(images).float()
-        loss, by = mean_loss(self.loss, logits, labels)
-        if isinstance(by, int):  # new_full, because to copy a number would wait for the GPU
-            loss, by = loss.expand(by), loss.new_full((), by)
-        else:
-            loss = loss * by
-        metrics["loss"].update(loss)
-        metrics["divisor"].update(by)
-        metrics["confusion_matrix"].update(logits, labels)
-        return logits
-
-    def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
-        values = evaluation.computed(metrics)
-        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
-        per_class = zip(self.datamodule.classes, values["class_accuracy"], strict=True)
-        named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
-        if self.trainer.state.fn == "fit":
-            self.log_dict(named, logger=False)
-            for logger in self.loggers:
-                logger.log_metrics({name: float(value) for name, value in named.items()}, step)
-        else:  # what Trainer.test and Trainer.validate return; Lightning reads the step to log at from `step`
-            self.log_dict(named | {"step": torch.tensor(float(step))})
-        return values
+        assert self.card is not None
+        self.record.update(self.trainer, self.card.batch_size)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what `test` needs to build network and data, and what `fit` needs to go on bit for bit."""
         if self.trainer.state.fn == "fit":
             self._update_record()
         assert self.card is not None
+        self.card = replace(self.card, classes=[*self.classes])  # those of own data are known by now
         card, history = self.card.as_dict(), self.record.state_dict(self.trainer)
         run = {"card": card, "history": history, "mlflow_run": mlflow_run(self.loggers), "frozen": frozen(self)}
         checkpoint[KEY] = run
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         card = RunCard.from_dict(checkpoint[KEY]["card"])
-        if tuple(card.classes) != self.datamodule.classes:
+        assert self.card is not None
+        if self.has_own_data:
+            self.know(tuple(card.classes))
+            self.card, self.whitened = replace(self.card, classes=card.classes), True
+        elif tuple(card.classes) != self.datamodule.classes:
             known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)
             sentence = f"The network knows the classes {known}, but {self.datamodule.title} has {found};"
             raise UsageError("data-classes", f"{sentence} use other images with --data.root, or another --ckpt_path")
-        assert self.card is not None
         if self.trainer.state.fn == "fit" and card.recipe == self.card.recipe == "python":
-            check_resumable(
-                Checkpoint(Path(str(self.trainer.ckpt_path)), card, checkpoint), self.card, self.datamodule.root
-            )
+            root = Path() if self.has_own_data else self.datamodule.root
+            check_resumable(Checkpoint(Path(str(self.trainer.ckpt_path)), card, checkpoint), self.card, root)
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
         elif (names := checkpoint[KEY].get("frozen")) is not None:

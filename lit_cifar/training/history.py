@@ -78,6 +78,8 @@ class DivergenceWatch:
         """Says what is not finite first in the last batch: a weight, the output of a layer, or the loss."""
         loader: Any = self._trainer.train_dataloader
         batch = next(islice(loader, self._trainer.fit_loop.batch_idx, None), None)
+        if batch is not None:
+            batch = self._trainer.strategy.batch_to_device(batch)  # that of a user's own loader
         found: list[str] = []
         with ExitStack() as hooks:
             for name, layer in self._net.named_modules():
@@ -125,8 +127,8 @@ class TrainingRecord:
     def begin(self, trainer: Trainer, device: torch.device) -> None:
         """Starts the clock on the device that trains, and restores the random states of a resumed run."""
         self._started = time.perf_counter() - self.trained["seconds"]
-        steps = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
-        self._log_every = min(trainer.log_every_n_steps, max(1, steps))  # type: ignore[attr-defined]
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        self._log_every = min(trainer.log_every_n_steps, max(1, math.ceil(steps) if math.isfinite(steps) else steps))  # type: ignore[attr-defined]
         # in float64, sums hardly depend on their order; mps has none
         self._sums = self._sums.to(device, torch.float32 if device.type == "mps" else torch.float64)
         if self._rng is not None:

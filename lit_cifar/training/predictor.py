@@ -121,7 +121,7 @@ class Predictor(pl.LightningModule):
 
         Raises:
             ValueError: An image has another shape or type, such as floating-point numbers.
-            UsageError: The classifier was neither trained nor loaded.
+            UsageError: The classifier was neither trained nor loaded, or trained on images normalised in unknown ways.
         """
         pixels = to_batch(images)
         if not len(pixels):
@@ -129,9 +129,17 @@ class Predictor(pl.LightningModule):
         if not self.classes:
             sentence = "The classifier knows no classes yet; train it, or use LitClassifier.load_from_checkpoint"
             raise UsageError("network-untrained", sentence)
+        require_normalization(self)
         pictures = ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), self.classes)
         batches = BatchLoader(pictures, 250, mean=self.mean, std=self.std, device=self.device)
         layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
         with evaluation.evaluating(self):
             logits = [self.mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]
         return torch.cat(logits).softmax(1).cpu()
+
+
+def require_normalization(predictor: Predictor) -> None:
+    """Raises UsageError unless it is known how images must be normalised."""
+    if not predictor.mean or not predictor.std:
+        sentence = "The network was trained on a loader of your own, so it isn't known how images are normalised"
+        raise UsageError("normalization-unknown", f"{sentence}; set mean and std of the classifier in Python first")

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from math import ceil, isfinite
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 
 
@@ -65,7 +67,9 @@ def make_schedule(
         scheduler = make(optimizer, **options)
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
-    validates = trainer.datamodule.val_size and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1  # type: ignore[attr-defined]
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    holds_out = not isinstance(data, CIFAR10DataModule) or data.val_size
+    validates = holds_out and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1
     if isinstance(scheduler, ReduceLROnPlateau) and (interval == "step" or not validates):
         plateau = "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch"
         epoch = "--model.lr_scheduler_interval epoch and --data.val_size, and leave --trainer.limit_val_batches"
@@ -92,7 +96,8 @@ def share_done(trainer: pl.Trainer, epoch: float) -> float:
     if epochs := _length(trainer, "epoch"):
         return epoch / epochs
     if steps := _length(trainer, "step"):
-        return min(1.0, epoch * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches) / steps)
+        of_an_epoch = ceil((_batches_of_an_epoch(trainer) or 0) / trainer.accumulate_grad_batches)
+        return min(1.0, epoch * of_an_epoch / steps)
     return 0.0
 
 
@@ -107,15 +112,22 @@ def _length(trainer: pl.Trainer, interval: str) -> int | None:
     if epochs is None:
         return None if trainer.max_steps == -1 else trainer.max_steps
     scheduler = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
+    batches = _batches_of_an_epoch(trainer)
+    if batches is None:
+        return None
     if scheduler is None:
-        return epochs * _steps_of_an_epoch(trainer, trainer.accumulate_grad_batches)
-    accumulated = map(scheduler.get_accumulate_grad_batches, range(epochs))
-    return sum(_steps_of_an_epoch(trainer, batches) for batches in accumulated)
+        return epochs * ceil(batches / trainer.accumulate_grad_batches)
+    return sum(ceil(batches / scheduler.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
 
 
-def _steps_of_an_epoch(trainer: pl.Trainer, accumulated: int) -> int:
-    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front."""
+def _batches_of_an_epoch(trainer: pl.Trainer) -> int | None:
+    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front.
+
+    Returns None for own data of unknown length.
+    """
     data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
-    batches = -(-len(data.split()[0]) // data.batch_size)
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return -(-batches // accumulated)
+    if not isinstance(data, CIFAR10DataModule):
+        trainer.fit_loop.setup_data()
+        return int(trainer.num_training_batches) if isfinite(trainer.num_training_batches) else None
+    batches = ceil(len(data.split()[0]) / data.batch_size)
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

@@ -9,7 +9,7 @@ Slices of 250 stay in the cache of a CPU; at batch 2,000, moving activations to 
 normalization sees one slice at a time ("ghost batches", Hoffer et al., arXiv 1705.08741), over all processes.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from lit_cifar.data.loader import share_sizes
+from lit_cifar.data.loader import evenly, share_sizes
 from lit_cifar.training.batch_norm import WholeBatchNorm
 
 Batch = tuple[Tensor, Tensor]
@@ -56,6 +56,21 @@ def take_share(
     """
     sizes = [size[rank] for size in share_sizes(len(whole), slice_size, processes)]
     return Share(*batch, sizes, len(whole), divisor(loss, whole), processes)
+
+
+def own_share(batch: Batch, labels: Sequence[Tensor], loss: Loss, slice_size: int = 0) -> Share:
+    """Makes a Share of a batch that is not from BatchLoader, such as a DataLoader's.
+
+    Args:
+        batch: Images and labels of this process.
+        labels: Those of each process, which together are the whole batch.
+        loss: What is minimised.
+        slice_size: As for `take_share`.
+    """
+    whole, most = torch.cat([*labels]), max(len(each) for each in labels)
+    slices = len(share_sizes(most * len(labels), slice_size, 1))
+    images, own = batch
+    return Share(images, own, evenly(len(own), slices), len(whole), divisor(loss, whole), len(labels))
 
 
 def divisor(loss: Loss, labels: Tensor) -> int | Tensor:

@@ -25,6 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
@@ -73,7 +74,8 @@ class Trainer(pl.Trainer):
 
     def plan_epoch(self, module: LitClassifier) -> None:
         """Decides how the steps of an epoch are computed."""
-        ours = type(module) is LitClassifier and type(self.datamodule) is CIFAR10DataModule  # type: ignore[attr-defined]
+        data = type(self.datamodule) is CIFAR10DataModule and isinstance(self.train_dataloader, BatchLoader)  # type: ignore[attr-defined]
+        ours = data and type(module) is LitClassifier
         others = [c for c in self.callbacks if not type(c).__module__.startswith("lit_cifar.training.callbacks.")]
         plain = self.precision in PRECISIONS and isinstance(self.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
         self.is_lean = ours and plain and not any(_overrides(callback, BATCH_HOOKS + STEP_HOOKS) for callback in others)
@@ -107,7 +109,9 @@ class Trainer(pl.Trainer):
         return DirectStep(module.net, module.loss, optimizer, exchange, self.precision_plugin.forward_context)
 
     def has_small_batches(self, module: LitClassifier) -> bool:  # for which one CPU thread is enough
-        return module.device.type == "cpu" and module.datamodule.batch_size <= SMALL_BATCH * self.world_size
+        if module.has_own_data or module.device.type != "cpu":
+            return False
+        return module.datamodule.batch_size <= SMALL_BATCH * self.world_size
 
 
 class FitLoop(_FitLoop):

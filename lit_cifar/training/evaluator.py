@@ -1,0 +1,134 @@
+"""Evaluator: a Predictor that validates, tests and predicts batches, of its own data module or of a user's loaders."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.errors import UsageError, reason
+from lit_cifar.evaluation import metrics as evaluation
+from lit_cifar.evaluation.test_time_augmentation import Views
+from lit_cifar.training.history import TrainingRecord
+from lit_cifar.training.predictor import Predictor
+from lit_cifar.training.step import Batch, Loss, mean_loss
+
+
+class Evaluator(Predictor):
+    """What LitClassifier does between trainings."""
+
+    def __init__(self, net: nn.Module, loss: Loss, test_time_augmentation: Views, confidence_threshold: float) -> None:
+        super().__init__(net, test_time_augmentation, confidence_threshold)
+        self.loss = loss
+        self.record = TrainingRecord()
+        self.test_logits: list[Tensor] = []  # `[n, C]` of each batch of the last test: the share of this rank
+
+    @property
+    def datamodule(self) -> CIFAR10DataModule:
+        return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the Trainer was given other data than a CIFAR10DataModule: nothing is known of them but batches."""
+        return not isinstance(self.datamodule, CIFAR10DataModule)
+
+    def know(self, classes: tuple[str, ...]) -> None:
+        """Sets the classes, and makes the metrics for them."""
+        self.classes = classes
+        self.val_metrics, self.test_metrics = (evaluation.metrics(len(classes)).to(self.device) for _ in range(2))
+
+    def look_at(self, batch: Any) -> None:
+        """Learns the classes from the first batch of data that a user brings: as many as the network has outputs.
+
+        They are numbered unless the data module or the data set has `classes`. Raises UsageError if the batch isn't
+        one of images and labels, or if the network can't take it.
+        """
+        if self.classes:
+            return
+        name = type(self.net).__name__
+        is_pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
+        if not is_pair or not batch[0].is_floating_point() or batch[1].dtype != torch.int64 or batch[1].ndim != 1:
+            found = ", ".join(map(_described, batch)) if isinstance(batch, list | tuple) else _described(batch)
+            sentence = "LitClassifier needs batches of images, float32 [N, C, H, W], and labels, int64 [N]"
+            raise UsageError("data-unfit", f"{sentence}, but the data have {found}")
+        images, labels = batch
+        try:
+            with torch.no_grad(), evaluation.evaluating(self):
+                logits = self(images[:1])
+        except (RuntimeError, TypeError, ValueError) as error:
+            sentence = f"the network {name} can't take images {list(images.shape)} ({reason(error)})"
+            raise UsageError("network-unfit", f"{sentence}; use another") from error
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise UsageError("network-unfit", f"the network {name} must return logits [N, classes]")
+        if int(labels.max()) >= logits.shape[1]:
+            sentence = f"The network has {logits.shape[1]} outputs, but there is the label {int(labels.max())}"
+            raise UsageError("network-classes", f"{sentence}; use a network with more outputs")
+        loaders = (self.trainer.train_dataloader, self.trainer.val_dataloaders, self.trainer.test_dataloaders)
+        named = (self.datamodule, *(getattr(loader, "dataset", None) for loader in loaders))
+        known = (tuple(map(str, getattr(each, "classes", None) or ())) for each in named)
+        numbered = tuple(map(str, range(logits.shape[1])))
+        self.know(next((classes for classes in known if len(classes) == len(numbered)), numbered))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.look_at(batch)
+        self._count(batch, self.val_metrics, self)
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            self.val_metrics.reset()
+            return
+        self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
+        if self.trainer.state.fn == "fit":
+            self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
+
+    def on_test_epoch_start(self) -> None:
+        self.test_logits.clear()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.look_at(batch)
+        self.test_logits.append(self._count(batch, self.test_metrics, self.mean_logits))
+
+    def on_test_epoch_end(self) -> None:
+        # one step after the last of training: a run resumed from its end drops these points and logs them again
+        self.test_results = self._log_metrics("test", self.test_metrics, self.record.trained["steps"] + 1)
+
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Returns probabilities `[B, C]` of a batch of images, with or without labels."""
+        images = batch[0] if isinstance(batch, list | tuple) else batch
+        return self.mean_logits(images).softmax(1)
+
+    def _count(self, batch: Batch, metrics: MetricCollection, net: Callable[[Tensor], Tensor]) -> Tensor:
+        images, labels = batch
+        if not len(labels):
+            return images.new_empty(0, len(self.classes))  # an empty share of the last, short batch
+        logits = net(images).float()
+        loss, by = mean_loss(self.loss, logits, labels)
+        if isinstance(by, int):  # new_full, because to copy a number would wait for the GPU
+            loss, by = loss.expand(by), loss.new_full((), by)
+        else:
+            loss = loss * by
+        metrics["loss"].update(loss)
+        metrics["divisor"].update(by)
+        metrics["confusion_matrix"].update(logits, labels)
+        return logits
+
+    def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
+        values = evaluation.computed(metrics)
+        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
+        per_class = zip(self.classes, values["class_accuracy"], strict=True)
+        named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
+        if self.trainer.state.fn == "fit":
+            self.log_dict(named, logger=False)
+            for logger in self.loggers:
+                logger.log_metrics({name: float(value) for name, value in named.items()}, step)
+        else:  # what Trainer.test and Trainer.validate return; Lightning reads the step to log at from `step`
+            self.log_dict(named | {"step": torch.tensor(float(step))})
+        return values
+
+
+def _described(part: Any) -> str:
+    if not isinstance(part, Tensor):
+        return type(part).__name__
+    return f"{str(part.dtype).removeprefix('torch.')} {list(part.shape)}"
