@@ -95,7 +95,7 @@ def test_what_does_not_fit_the_images_is_refused_before_anything_is_written(
     common = ["fit", "--data.root", pictures, "--trainer.default_root_dir", out]
     for words, name in (
         (["--data.val_size=60"], "--data.val_size"),
-        (["--data.val_size=6"], "num_classes 3"),
+        (["--data.val_size=6", "--model.net.num_classes=4"], "num_classes 3"),
         (["--data.val_size=6", "--data.batch_size=0"], "--data.batch_size"),
         (["--data.root", pictures / "train" / "bird" / "000.png"], "000.png"),
     ):

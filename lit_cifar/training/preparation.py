@@ -64,7 +64,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
         raise UsageError("loss-unfit", sentence) from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
-    if value and torch.isclose(twice, 2 * value):
+    if value and value.isfinite() and torch.isclose(twice, 2 * value):
         sentence = "--model.loss must return the mean loss of a batch, not the sum; use reduction mean"
         raise UsageError("loss-unfit", f"{sentence}, and a larger learning rate")
 

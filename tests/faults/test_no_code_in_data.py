@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import Cli
+from evil import Payload, evil
 from published import FOLDER, NAMES, batch, pickled, publish, tar, write_batches
-from test_no_code import Payload, evil
 
 from lit_cifar.data.image_folder import CACHE
 from lit_cifar.data.sources import open_images

@@ -52,7 +52,7 @@ COMMANDS: list[tuple[int, str, list[str]]] = [
     (2, "unknown command", ["fitt"]),
     (2, "unknown flag", ["fit", "--data.rooot=x"]),
     (2, "no recipe", ["fit", "--config=nowhere.yaml"]),
-    (2, "refused network", ["fit", "--data.root=pictures", "--data.val_size=6"]),
+    (2, "refused network", ["fit", "--data.root=pictures", "--model.net.num_classes=4"]),
     (0, "drawn instead", ["fit", "--data.root=empty", NO_MIRROR, "--trainer.max_steps=1", "--data.batch_size=100"]),
     (1, "no images", ["fit", "--config=TUTORIAL", "--data.root=empty", NO_MIRROR]),
     (0, "test", ["test", "--ckpt_path=BEST", "--data.root=pictures", "--data.val_size=6"]),
