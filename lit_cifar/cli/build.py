@@ -188,8 +188,11 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
+        if not card.mean and not (given.get("data.mean") and given.get("data.std")):
+            sentence = f"--ckpt_path {start.path} was trained on loaders of your own, and doesn't know their normalization"
+            raise UsageError("normalization-unknown", f"{sentence}; set --data.mean and --data.std")
         settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
-        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings}
+        known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]

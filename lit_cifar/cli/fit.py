@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
 from lit_cifar.report import tables
+from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
@@ -23,12 +24,15 @@ def main(command: str, words: list[str]) -> None:
     with ExitStack() as stack, refusals_of_lightning():
         stack.callback(release)
         run = build(command, words, DESCRIPTIONS[command])
-        quiet = {"verbose": False} if command in ("validate", "test") else {}
+        # there is no report for classes of a user's own
+        reports = any(isinstance(callback, RunReport) for callback in run.trainer.callbacks)
+        quiet = {"verbose": False} if reports and command in ("validate", "test") else {}
         options = {"datamodule": run.data, "ckpt_path": run.checkpoint, "weights_only": True} | quiet
         with naming_lost_ranks(run.trainer):
             getattr(run.trainer, command)(run.model, **options)
-            if command != "fit" or not isinstance(run.model, LitClassifier) or run.trainer.interrupted:
+            if command != "fit" or not reports or run.trainer.interrupted:
                 return
+            assert isinstance(run.model, LitClassifier)
             if run.best is not None and run.best.best_model_path:
                 run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
             if not len(run.model.datamodule.images.test.labels):

@@ -167,6 +167,7 @@ class LitClassifier(Evaluator):
 
     def _require_own_data(self) -> None:
         """Raises UsageError for what only CIFAR10DataModule can do."""
+        self.example_input_array = None  # their size is not known yet
         if self.sides:
             raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
         if hasattr(self.net, "compute_whitening") and not self.whitened:

@@ -141,5 +141,5 @@ class Predictor(pl.LightningModule):
 def require_normalization(predictor: Predictor) -> None:
     """Raises UsageError unless it is known how images must be normalised."""
     if not predictor.mean or not predictor.std:
-        sentence = "The network was trained on a loader of your own, so it isn't known how images are normalised"
-        raise UsageError("normalization-unknown", f"{sentence}; set mean and std of the classifier in Python first")
+        sentence = "The network was trained on loaders of your own, and doesn't know their normalization"
+        raise UsageError("normalization-unknown", f"{sentence}; set mean and std of the LitClassifier in Python")
