@@ -174,7 +174,7 @@ def check_resumable(checkpoint: Checkpoint, now: RunCard, root: Path) -> None:
     """Raises UsageError, with a list of what differs, unless a training goes on from a checkpoint that it wrote."""
     if differences := checkpoint.card.differences(now):
         where = f"; the images are those in {root}" if "images" in differences else ""
-        what = f"--ckpt_path {checkpoint.path} is of another training: {', '.join(differences)} differ{where}"
+        what = f"--ckpt_path {checkpoint.path} is of another training, which differs in {', '.join(differences)}{where}"
         todo = "set them to the same, or start a new training, perhaps from these weights with --init_from"
         raise UsageError("checkpoint-of-another-training", f"{what}; {todo}")
 
