@@ -62,7 +62,7 @@ class Predictor(pl.LightningModule):
             checkpoint_path: best.ckpt or last.ckpt of a run, or one that was read already.
             net: Network of the checkpoint's class, if that is not one of this project, torch or torchvision.
             test_time_augmentation: As for LitClassifier; by default, the setting that the run was tested with.
-            map_location: Device to load it to; by default, the CPU.
+            map_location: Device to load it to; by default, and if it is a function or a dictionary, the CPU.
             hparams_file: Not needed, as the checkpoint holds all settings.
             strict: Whether the weights' names must be the same; they must by default.
             weights_only: Not needed: checkpoints are always read so that they can't run code.
