@@ -31,7 +31,7 @@ from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, froz
 from lit_cifar.training.predictor import EVALUATION, Predictor
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, mean_loss, slice_losses, take_share
+from lit_cifar.training.step import Batch, Share, mean_loss, moved, slice_losses, take_share
 
 
 class LitClassifier(Predictor):
@@ -87,6 +87,10 @@ class LitClassifier(Predictor):
         self._finding = False  # whether one of Lightning's finders tries rates or batch sizes, up to those that fail
         self._watch: DivergenceWatch | None = None
         self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # what `to`, `cuda` and `cpu` come down to
+        self.loss = moved(self.loss, fn)
+        return super()._apply(fn, recurse)
 
     @property
     def datamodule(self) -> CIFAR10DataModule:

@@ -76,6 +76,15 @@ def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
     return (counted if weight is None else weight[labels] * counted).sum()
 
 
+def moved(loss: Loss, move: Callable[[Tensor], Tensor]) -> Loss:
+    """Returns a `functools.partial`, such as one with class weights, with its tensors moved; others move as modules."""
+    if not isinstance(loss, partial):
+        return loss
+    return partial(
+        loss.func, *loss.args, **{k: move(v) if isinstance(v, Tensor) else v for k, v in loss.keywords.items()}
+    )
+
+
 def mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
     """Returns the mean loss and what it divides by; both are 0 if no image counts."""
     by = divisor(loss, labels)
