@@ -3,10 +3,12 @@
 With LIT_CIFAR_TEST_DEVICE=cpu they run on the CPU, as a rehearsal.
 """
 
+import copy
 import csv
 import functools
 import json
 import os
+import re
 import signal
 import time
 import warnings
@@ -32,7 +34,7 @@ from lit_cifar.training.optimizers import Muon
 DEVICE = os.environ.get("LIT_CIFAR_TEST_DEVICE", "cuda")
 HAS_CUDA = torch.cuda.is_available()
 ACCELERATOR = "gpu" if DEVICE == "cuda" else DEVICE
-SPEEDRUN = (  # of which a hundredth is left on a CPU
+SPEEDRUN = (  # small, and shorter on a CPU
     "fit",
     f"--config={Path(__file__).parents[1] / 'configs' / 'speedrun.yaml'}",
     "--recipe=tutorial",
@@ -42,12 +44,14 @@ SPEEDRUN = (  # of which a hundredth is left on a CPU
     "--model.sides=[[0,16],[0.5,20]]",
     "--model.net.init_args.widths=[8,16,16]",
     "--checkpoint_seconds=0.05",
-    f"--trainer.max_epochs={30 if DEVICE == 'cuda' else 2}",
     f"--trainer.accelerator={ACCELERATOR}",
+    *(("--trainer.max_epochs=30",) if DEVICE == "cuda" else ("--trainer.max_epochs=2", "--trainer.precision=32-true")),
 )
 SMALL = partial(SpeedrunNet, widths=(8, 16, 16))
-SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+SGD = partial(torch.optim.SGD, lr=0.5, momentum=0.9)
 WEIGHTS = torch.linspace(0.1, 3, 10)
+STAYS = re.compile(r"whiten\.weight|norm\d\.weight")
+ROUNDING = 3e-2  # of changes, by other kernels for float32
 AGREES = 1e-2  # probabilities: convolutions on a GPU round float32 to TF32
 
 pytestmark = [
@@ -93,25 +97,33 @@ def synthetic() -> CIFAR10DataModule:
 def trained(
     accelerator: str = ACCELERATOR,
     net: Callable[[], nn.Module] = SMALL,
-    steps: int = 6,
+    steps: int = 3,
     precision: Any = "32-true",
     optimizer: Any = SGD,
     **options: Any,
 ) -> dict[str, Tensor]:
-    """The weights after some steps by the lean loop."""
+    """How much each weight changes in some steps of the lean loop, running statistics included."""
     torch.manual_seed(0)
     model = LitClassifier(net(), optimizer, **options)
-    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+    before = copy.deepcopy(model.net.state_dict())
+    unwanted = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet: dict[str, Any] = dict.fromkeys(unwanted, False)
     length = {"max_epochs": 1, "limit_train_batches": steps, "log_every_n_steps": 1000}
     trainer = Trainer(accelerator=accelerator, devices=1, precision=precision, **length, **quiet)
     trainer.fit(model, datamodule=synthetic())
     assert trainer.is_lean and trainer.direct_step
-    return {name: weight.cpu() for name, weight in model.net.state_dict().items() if weight.is_floating_point()}
+    after = model.net.cpu().state_dict()
+    return {name: after[name] - before[name] for name in learned(after)}
+
+
+def learned(state: dict[str, Tensor]) -> list[str]:
+    """The names of what a training changes: not of gains that stay, counts, and the whitened layer."""
+    return [name for name, values in state.items() if values.is_floating_point() and not STAYS.search(name)]
 
 
 def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
-    """The largest relative one of a weight."""
-    return max(float((a[name] - b[name]).norm() / a[name].norm().clamp(min=1e-3)) for name in a)
+    """The largest relative one of a weight's change."""
+    return max(float((a[name] - b[name]).norm() / a[name].norm()) for name in a)
 
 
 @pytest.mark.parametrize(
@@ -126,16 +138,16 @@ def difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 )
 def test_it_learns_the_same_as_on_a_cpu(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert difference(trained("cpu", **options), trained(**options)) < 1e-3
+    assert difference(trained("cpu", **options), trained(**options)) < ROUNDING
 
 
 def test_a_compiled_network_learns_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    assert difference(trained(), trained(compile=True)) < 1e-3
+    assert difference(trained(), trained(compile=True)) < ROUNDING
 
 
 def test_bf16_learns_nearly_the_same() -> None:
-    assert 0 < difference(trained(), trained(precision="bf16-mixed")) < 0.1
+    assert 0 < difference(trained(), trained(precision="bf16-mixed")) < 0.5
 
 
 @pytest.mark.skipif(not HAS_CUDA, reason="needs CUDA")
@@ -174,8 +186,8 @@ def test_two_gpus_learn_what_one_learns(tmp_path: Path) -> None:
         exact = ("--trainer.precision=32-true", "--trainer.max_epochs=1", "--trainer.limit_train_batches=6")
         run(*SPEEDRUN, *exact, f"--trainer.devices={devices}", f"--trainer.default_root_dir={root}")
         state = last_checkpoint(root)["state_dict"]
-        weights.append({name: weight for name, weight in state.items() if weight.is_floating_point()})
-    assert difference(*weights) < 1e-2
+        weights.append({name: state[name] for name in learned(state)})
+    assert difference(*weights) < ROUNDING
 
 
 def last(root: Path) -> Path:
@@ -200,7 +212,7 @@ def test_predict_classifies_as_on_a_cpu(undisturbed: Path, tmp_path: Path) -> No
 def test_a_network_on_the_device_is_exported_and_stays_there(undisturbed: Path, tmp_path: Path, kind: Any) -> None:
     if kind == "onnx":
         pytest.importorskip("onnxscript", reason="needs onnxscript: pip install -e '.[export]'")
-    classifier = LitClassifier.load_from_checkpoint(last(undisturbed), map_location=DEVICE)
+    classifier = LitClassifier.load_from_checkpoint(last(undisturbed), None, "none", map_location=DEVICE)
     images = draw(train=10, test=100)[1].images
     written, _ = export(classifier, kind, tmp_path / f"model{FORMATS[kind].suffix}", images)  # refuses if it differs
     assert all(path.stat().st_size for path in written)
