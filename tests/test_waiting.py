@@ -24,7 +24,7 @@ from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.optimizers import Muon
-from lit_cifar.training.step import DirectStep, take_share
+from lit_cifar.training.step import DirectStep, moved, take_share
 
 AUGMENTATION = Augmentation(flip="alternate", crop=3, cutout=6, jitter=0.1)
 FAKE = FakeTensorMode()  # one for all tests, since tables of the augmentation are kept
@@ -85,6 +85,15 @@ def test_a_step_does_not_wait_for_a_gpu(
             record.add(share, counts)
             assert {each.device.type for each in (*batch, total, counts)} == {"cuda"}
         assert len(copies.found) == 1
+
+
+def test_class_weights_of_a_function_are_moved_with_its_other_arguments() -> None:
+    loss: Any = partial(F.cross_entropy, weight=torch.ones(3), ignore_index=2)
+    there: Any = moved(loss, torch.device("meta"))
+    assert there.func is F.cross_entropy
+    assert there.keywords["weight"].device.type == "meta"
+    assert there.keywords["ignore_index"] == 2
+    assert moved(loss, torch.device("cpu")) is loss
 
 
 def test_a_number_read_from_the_gpu_and_a_tensor_of_the_cpu_are_noticed() -> None:

@@ -88,10 +88,6 @@ class LitClassifier(Predictor):
         self._watch: DivergenceWatch | None = None
         self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:  # what `to`, `cuda` and `cpu` come down to
-        self.loss = moved(self.loss, fn)
-        return super()._apply(fn, recurse)
-
     @property
     def datamodule(self) -> CIFAR10DataModule:
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
@@ -161,6 +157,7 @@ class LitClassifier(Predictor):
             if self.compiled:
                 compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
         self.card = self.make_card(data, self.trainer)
+        self.loss = moved(self.loss, self.trainer.strategy.root_device)
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(self.classes)) for _ in range(2))
 
     def configure_optimizers(self) -> Any:

@@ -76,13 +76,12 @@ def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
     return (counted if weight is None else weight[labels] * counted).sum()
 
 
-def moved(loss: Loss, move: Callable[[Tensor], Tensor]) -> Loss:
-    """Returns a `functools.partial`, such as one with class weights, with its tensors moved; others move as modules."""
+def moved(loss: Loss, device: torch.device) -> Loss:
+    """Returns a loss whose class weights are on a device, if it is a `functools.partial`; Lightning moves modules."""
     if not isinstance(loss, partial):
         return loss
-    return partial(
-        loss.func, *loss.args, **{k: move(v) if isinstance(v, Tensor) else v for k, v in loss.keywords.items()}
-    )
+    weights = {name: each for name, each in loss.keywords.items() if isinstance(each, Tensor) and each.device != device}
+    return partial(loss, **{name: each.to(device) for name, each in weights.items()}) if weights else loss
 
 
 def mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:

@@ -179,12 +179,15 @@ def bare_loop(
     model, data, device = recipe["model"], recipe["data"], setting.device
     torch.manual_seed(seed)
     size, epochs = batch_size or data["batch_size"], epochs or recipe["trainer"]["max_epochs"]
-    train = images.train.images[: limit * size or None]
+    train, all_labels = images.train.images, images.train.labels
+    if limit:  # evenly spaced, since those of a folder are sorted by class
+        chosen = torch.arange(limit * size) * len(train) // (limit * size)
+        train, all_labels = train[chosen], all_labels[chosen]
     mean, std = (torch.tensor(data[name], device=device)[:, None, None] * 255 for name in ("mean", "std"))
-    pixels, labels = (train.to(device) - mean) / std, images.train.labels[: len(train)].to(device)
+    pixels, labels = (train.to(device) - mean) / std, all_labels.to(device)
     net = made(model["net"])
     if hasattr(net, "compute_whitening"):
-        net.compute_whitening(pixels[:5000].cpu())
+        net.compute_whitening(pixels[:: max(1, len(pixels) // 5000)].cpu())
     net.to(device)
     optimizer = made(model["optimizer"], net.parameters())
     if isinstance(optimizer, Muon):
@@ -213,8 +216,8 @@ def bare_loop(
     if test:
         net.eval()
         views = model["test_time_augmentation"], model["confidence_threshold"]
-        count, right = 100 if setting.quick else len(images.test.labels), 0
-        tested, labels = (images.test.images[:count].to(device) - mean) / std, images.test.labels[:count].to(device)
+        every, right = 20 if setting.quick else 1, 0
+        tested, labels = (images.test.images[::every].to(device) - mean) / std, images.test.labels[::every].to(device)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
             for part, true in zip(tested.split(1000), labels.split(1000), strict=True):
                 right += int((mean_logits(net, part, *views).argmax(1) == true).sum())
