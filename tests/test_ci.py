@@ -1,9 +1,13 @@
 """CI runs the commands of the README, and a run of the tests says what it left out."""
 
 import ast
+import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import pytest
 import yaml
 from conftest import not_run
 
@@ -40,3 +44,22 @@ def test_every_reason_to_skip_a_test_begins_with_needs() -> None:
                 reasons.append((module.name, reason.value))
     assert len(reasons) > 10
     assert not [(name, reason) for name, reason in reasons if not str(reason).startswith("needs ")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_the_script_for_a_gpu_can_be_rehearsed_on_a_cpu_and_goes_on_after_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "damaged" / "train").mkdir(parents=True)
+    written = tmp_path / "gpu.json"
+    words = (ROOT / ".ci" / "gpu", "--device=cpu", "--quick", f"--data={tmp_path / 'damaged'}", f"--output={written}")
+    finished = subprocess.run(
+        ["bash", *words, "device", "loader", "waits"], capture_output=True, text=True, timeout=500, check=False
+    )
+    parts = json.loads(written.read_text())["parts"]
+    assert [*parts] == ["device", "loader", "waits"]
+    assert parts["device"]["versions"]["torch"]
+    assert not parts["loader"]["ok"]
+    assert str(tmp_path / "damaged") in parts["loader"]["why"]
+    assert {test["outcome"] for test in parts["waits"]["tests"].values()} == {"skipped: needs CUDA"}
+    assert finished.returncode == 1
+    assert "loader: FAILED" in finished.stdout

@@ -157,3 +157,14 @@ def test_a_bar_of_ones_own_stays_and_none_is_shown_if_it_is_disabled(pictures: P
 def test_a_trainer_and_its_bar_can_be_pickled_for_a_process_that_is_spawned() -> None:
     trainer = pickle.loads(pickle.dumps(Trainer(callbacks=[LitProgressBar()], **QUIET)))
     assert [type(each) for each in trainer.callbacks] == [LitProgressBar]
+
+
+@pytest.mark.parametrize(("asked", "inside"), [({}, True), ({"deterministic": False}, False)])
+def test_convolutions_are_reproducible_while_it_trains_and_what_they_were_afterwards(
+    asked: dict[str, Any], inside: bool
+) -> None:
+    seen: list[bool] = []
+    look = pl.callbacks.LambdaCallback(on_train_start=lambda *_: seen.append(torch.backends.cudnn.deterministic))
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, callbacks=[look], **asked, **QUIET)
+    trainer.fit(LitClassifier(Net()), datamodule=CIFAR10DataModule(dataset="drawn"))
+    assert (seen, torch.backends.cudnn.deterministic) == ([inside], False)

@@ -189,7 +189,9 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
     if start and not given.own_classes:
         card = start.card
         if not card.mean and not (given.get("data.mean") and given.get("data.std")):
-            sentence = f"--ckpt_path {start.path} was trained on loaders of your own, and doesn't know their normalization"
+            sentence = (
+                f"--ckpt_path {start.path} was trained on loaders of your own, and doesn't know their normalization"
+            )
             raise UsageError("normalization-unknown", f"{sentence}; set --data.mean and --data.std")
         settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
         known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}

@@ -90,7 +90,7 @@ def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
 
 
 def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:
-    """Writes a file, whole or not at all, if it predicts the images like `LitClassifier.predict`.
+    """Writes a file, whole or not at all, if it predicts the images like `LitClassifier.predict`, both on the CPU.
 
     Returns the files written and the largest difference of a probability, or raises UserError.
     """
@@ -100,7 +100,9 @@ def export(classifier: LitClassifier, name: FormatName, output: Path, images: Te
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
     description = {key: card[key] for key in ("recipe", "net", "classes", "mean", "std", "dataset")}
     size = sum(weight.nbytes for weight in classifier.net.state_dict().values())
-    with whole(output, size, "--output") as part:
+    with whole(output, size, "--output") as part, ExitStack() as afterwards:
+        afterwards.callback(classifier.to, classifier.device)
+        classifier.cpu()
         kind.write(network, description | {"versions": versions}, part)
         difference = _difference(kind, part, classifier.predict(images), images, output)
         written = [output.with_name(file.name) for file in sorted(part.parent.iterdir(), reverse=True)]

@@ -18,7 +18,8 @@ UNIT = 2.0**22  # the weight 1 of a pixel in Pillow's integers
 class Standalone(nn.Module):
     """Turns pictures, uint8 `[N, H, W, 3]`, into the probabilities of their classes, float32 `[N, C]`.
 
-    It runs on CPU and CUDA, and so does what is exported of it; MPS has no float64.
+    It runs on CPU and CUDA; MPS has no float64. torch.export writes down the device that it was traced on, the CPU:
+    `torch.export.passes.move_to_device_pass` moves a program to another.
 
     Args:
         net: Turns normalised images `[N, 3, 32, 32]` into logits `[N, C]`.

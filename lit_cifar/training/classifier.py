@@ -32,7 +32,7 @@ from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, froz
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, own_share, slice_losses, take_share
+from lit_cifar.training.step import Batch, Share, moved, own_share, slice_losses, take_share
 
 
 class LitClassifier(Evaluator):
@@ -150,6 +150,7 @@ class LitClassifier(Evaluator):
         if stage == "fit" and self.compiled:
             compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
         self.card = self.make_card(None if self.has_own_data else self.datamodule, self.trainer)
+        self.loss = moved(self.loss, self.trainer.strategy.root_device)
         if self.classes:
             self.know(self.classes)
 

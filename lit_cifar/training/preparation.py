@@ -16,7 +16,7 @@ from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.evaluation import metrics as evaluation
-from lit_cifar.training.step import Loss
+from lit_cifar.training.step import Loss, moved
 
 WHITENING_IMAGES = 5000  # of training, from which a whitening layer is computed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -37,6 +37,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
     """Tries a network with images of 32 pixels and of these sides, and a loss with its logits, or raises UsageError."""
     name = type(net).__name__
     weight = next(net.parameters(), torch.empty(0))
+    loss = moved(loss, weight.device)
     with evaluation.evaluating(net):
         for side, flag in [(32, "--model.net"), *((side, "--model.sides") for side in sides)]:
             images = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)

@@ -91,6 +91,14 @@ def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
     return (counted if weight is None else weight[labels] * counted).sum()
 
 
+def moved(loss: Loss, device: torch.device) -> Loss:
+    """Returns a loss whose class weights are on a device, if it is a `functools.partial`; Lightning moves modules."""
+    if not isinstance(loss, partial):
+        return loss
+    weights = {name: each for name, each in loss.keywords.items() if isinstance(each, Tensor) and each.device != device}
+    return partial(loss, **{name: each.to(device) for name, each in weights.items()}) if weights else loss
+
+
 def mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, int | Tensor]:
     """Returns the mean loss and what it divides by; both are 0 if no image counts."""
     by = divisor(loss, labels)

@@ -48,6 +48,7 @@ class Trainer(pl.Trainer):
         has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, pl.Callback) else asked))
         super().__init__(**options)
         self._default_bar = None if has_bar else self.progress_bar_callback
+        self._reproducible = options.get("deterministic") is None
         self.is_lean = False  # whether the last epoch of a LitClassifier was trained by the leaner loop
         self.direct_step: DirectStep | None = None  # computed its steps, if nothing stood against it
 
@@ -68,6 +69,8 @@ class Trainer(pl.Trainer):
                 for loop, kind in zip(loops, leaner, strict=True):  # their state stays where it is
                     afterwards.callback(setattr, loop, "__class__", type(loop))
                     loop.__class__ = kind
+            if self._reproducible:
+                afterwards.enter_context(reproducible_convolutions())
             warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # with torch 2.14
             warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # val_size is 0
             return super()._run(model, *args, **kwargs)
@@ -112,6 +115,17 @@ class Trainer(pl.Trainer):
         if module.has_own_data or module.device.type != "cpu":
             return False
         return module.datamodule.batch_size <= SMALL_BATCH * self.world_size
+
+
+@contextmanager
+def reproducible_convolutions() -> Iterator[None]:
+    """Lets cuDNN choose only algorithms whose sums always have the same order, so that no bit changes between runs."""
+    before = torch.backends.cudnn.deterministic
+    torch.backends.cudnn.deterministic = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic = before
 
 
 class FitLoop(_FitLoop):
