@@ -8,6 +8,7 @@ every image of an evaluation counts once.
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -30,8 +31,8 @@ from lit_cifar.training.history import DivergenceWatch, TrainingRecord
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION, Predictor
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
-from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, mean_loss, slice_losses, take_share
+from lit_cifar.training.schedules import batches_of_an_epoch, make_schedule, require_room, share_done
+from lit_cifar.training.step import Batch, Share, fewest_images, mean_loss, slice_losses, take_share
 
 
 class LitClassifier(Predictor):
@@ -92,16 +93,25 @@ class LitClassifier(Predictor):
     def datamodule(self) -> CIFAR10DataModule:
         return cast(CIFAR10DataModule, self.trainer.datamodule)  # type: ignore[attr-defined]
 
-    def check(self, datamodule: CIFAR10DataModule, train: bool) -> None:
+    def syncs_batchnorm(self, processes: int) -> bool:
+        """Returns whether batch normalization sees the images of all processes."""
+        return processes > 1 and self.sync_batchnorm and not self.compiled
+
+    def check(self, datamodule: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, train)
+        batches, processes = batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 require_fit(self.net, self.loss, sides, datamodule)
-                if train:
-                    require_trainable(self.net, sides, self.slice_size, datamodule)
+                if batches:
+                    sync = self.syncs_batchnorm(processes)
+                    fewest = partial(
+                        fewest_images, slice_size=self.slice_size, processes=processes, sync_batchnorm=sync
+                    )
+                    require_trainable(self.net, sides, datamodule, batches, fewest)
             self.new_optimizer()
             self._checked = parts
 
@@ -144,7 +154,7 @@ class LitClassifier(Predictor):
         keep_freed_memory()
         data = self.datamodule
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
-        self.check(data, train=stage == "fit")
+        self.check(data, self.trainer, train=stage == "fit")
         if stage == "fit":
             finders = (LearningRateFinder, BatchSizeFinder)
             if type(self) is LitClassifier:  # a subclass may log metrics of its own
@@ -207,8 +217,7 @@ class LitClassifier(Predictor):
         if processes > 1:
             whole = cast(BatchLoader, self.trainer.train_dataloader).labels_in_batch(batch_idx)
         share = take_share(batch, whole, self.loss, self.slice_size, rank, processes)
-        sync = processes > 1 and self.sync_batchnorm and not self.compiled
-        return share._replace(sync_batchnorm=True) if sync else share
+        return share._replace(sync_batchnorm=True) if self.syncs_batchnorm(processes) else share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss whose gradient, averaged over the devices, is that of the whole batch."""

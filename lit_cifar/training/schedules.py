@@ -10,6 +10,7 @@ import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
+from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError
 
 
@@ -87,6 +88,12 @@ def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
         raise UsageError("schedule-refused", f"--model.lr_scheduler OneCycleLR {sizes}; {remedy}")
 
 
+def batches_of_an_epoch(trainer: pl.Trainer, data: CIFAR10DataModule) -> int:
+    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front."""
+    limit, batches = trainer.limit_train_batches, -(-len(data.split()[0]) // data.batch_size)
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 def share_done(trainer: pl.Trainer, epoch: float) -> float:
     """Returns the share of the training, from 0 to 1, that is done in `epoch`: 2.5 is the middle of the third."""
     if epochs := _length(trainer, "epoch"):
@@ -114,8 +121,4 @@ def _length(trainer: pl.Trainer, interval: str) -> int | None:
 
 
 def _steps_of_an_epoch(trainer: pl.Trainer, accumulated: int) -> int:
-    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front."""
-    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
-    batches = -(-len(data.split()[0]) // data.batch_size)
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    return -(-batches // accumulated)
+    return -(-batches_of_an_epoch(trainer, trainer.datamodule) // accumulated)  # type: ignore[attr-defined]
