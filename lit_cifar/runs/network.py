@@ -107,7 +107,7 @@ def restored(config: Description, given: Collection[str] = (), package: str | No
     hints, found = _hints(_named(class_path)), {}
     for name, value in arguments.items():
         # torchvision or timm would download or unpickle pretrained weights, and a checkpoint brings its own
-        downloads = class_path.startswith(("torchvision.", TIMM)) and name.startswith(WEIGHTS) and value
+        downloads = class_path.startswith(("torchvision.", TIMM)) and name.startswith(WEIGHTS) and bool(value)
         downloads |= class_path == TIMM and name == "model_name" and not re.fullmatch(r"[\w.-]+", str(value))  # a hub
         if downloads or not re.fullmatch(r"\w+", name):
             raise UntrustedError(name, value)

@@ -5,7 +5,7 @@ import ctypes
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
 import torch
@@ -43,7 +43,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
             images = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
             try:
                 logits = net(images)
-            except (RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # a user's network may raise anything, and timm's assert sizes
                 sentence = f"the network {name} can't take images of {side} × {side} pixels ({reason(error)})"
                 raise UsageError("network-unfit", f"{flag}: {sentence}; use another") from error
             if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -95,14 +95,7 @@ def require_trainable(
     with isolate_rng():
         for side in sorted({32, min(sides, default=32)}):
             images = torch.rand(2, 3, side, side).to(weight.device, weight.dtype)
-            outputs = _train_once(trial.train(), images)
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                several = (
-                    f"{len(outputs)} outputs" if isinstance(outputs, list | tuple | dict) else type(outputs).__name__
-                )
-                sentence = f"--model.net: {name} returns {several} while training, but must return logits [N, classes]"
-                todo = "switch the others off (torchvision: --model.net.aux_logits false), or wrap the network"
-                raise UsageError("network-unfit", f"{sentence}; {todo}")
+            _train_once(trial.train(), images)
             if few.on_a_process > 1:
                 continue
             for layer in trial.modules() if few.normalized > 1 else ():  # together with images of other processes
@@ -130,12 +123,23 @@ def _fewest_of_all(total: int, size: int, batches: int, fewest: Callable[[int], 
     return min((fewest(each), each) for each in sizes)
 
 
-def _train_once(net: nn.Module, images: Tensor) -> Any:
+def _train_once(net: nn.Module, images: Tensor) -> None:
+    name = type(net).__name__
     try:
-        return net(images)
-    except (RuntimeError, TypeError, ValueError) as error:
-        sentence = f"the network {type(net).__name__} fails while training ({reason(error)})"
+        outputs = net(images)
+    except Exception as error:
+        sentence = f"the network {name} fails while training ({reason(error)})"
         raise UsageError("network-unfit", f"--model.net: {sentence}; use another") from error
+    kind, todo = type(outputs).__name__, "use another network, or wrap it"
+    if isinstance(outputs, Tensor):
+        if outputs.ndim == 2 and len(outputs) == len(images):
+            return
+        kind = str(list(outputs.shape))
+    elif isinstance(outputs, Sized):
+        kind += f" of {len(outputs)}"
+        todo = "switch other outputs off (torchvision: --model.net.aux_logits false), or wrap the network"
+    sentence = f"{name} returns {kind} for {len(images)} images while training, but must return logits [N, classes]"
+    raise UsageError("network-unfit", f"--model.net: {sentence}; {todo}")
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:
