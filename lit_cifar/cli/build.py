@@ -134,7 +134,7 @@ def build(command: str, words: list[str], description: str) -> Run:
             now.trainer["precision"] = start.card.trainer.get("precision")
         check_resumable(start, now, data.root)
         check_callbacks(start, _asked(made.trainer.callbacks), model)
-    model.check(data, train=command == "fit")
+    model.check(data, trainer, train=command == "fit")
     if weights:
         rank_zero_only(print)(take_weights(model, weights, data.classes))
     if command == "fit":

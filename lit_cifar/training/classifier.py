@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,8 +32,8 @@ from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
-from lit_cifar.training.schedules import make_schedule, require_room, share_done
-from lit_cifar.training.step import Batch, Share, moved, own_share, slice_losses, take_share
+from lit_cifar.training.schedules import batches_of_an_epoch, make_schedule, require_room, share_done
+from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
 
 
 class LitClassifier(Evaluator):
@@ -87,16 +88,23 @@ class LitClassifier(Evaluator):
         self._watch: DivergenceWatch | None = None
         self._frozen: list[str] | None = None  # names of weights that a resumed training does not train
 
-    def check(self, datamodule: CIFAR10DataModule, train: bool) -> None:
+    def syncs_batchnorm(self, processes: int) -> bool:
+        """Returns whether batch normalization sees the images of all processes."""
+        return processes > 1 and self.sync_batchnorm and not self.compiled
+
+    def check(self, datamodule: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, train)
+        batches, processes = batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
+        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 require_fit(self.net, self.loss, sides, datamodule)
-                if train:
-                    require_trainable(self.net, sides, self.slice_size, datamodule)
+                if batches:
+                    options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
+                    fewest = partial(fewest_images, slice_size=self.slice_size, **options)
+                    require_trainable(self.net, sides, datamodule, batches, fewest)
             self.new_optimizer()
             self._checked = parts
 
@@ -156,7 +164,7 @@ class LitClassifier(Evaluator):
 
     def _prepare(self, data: CIFAR10DataModule, stage: str) -> None:
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
-        self.check(data, train=stage == "fit")
+        self.check(data, self.trainer, train=stage == "fit")
         if stage != "fit":
             return
         if type(self) is LitClassifier:  # a subclass may log metrics of its own
@@ -229,8 +237,7 @@ class LitClassifier(Evaluator):
             self.look_at(batch)
             labels = [batch[1]] if processes == 1 else gather_all_tensors(batch[1])
             share = own_share(batch, labels, self.loss, self.slice_size)
-        sync = processes > 1 and self.sync_batchnorm and not self.compiled
-        return share._replace(sync_batchnorm=True) if sync else share
+        return share._replace(sync_batchnorm=True) if self.syncs_batchnorm(processes) else share
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Returns the loss whose gradient, averaged over the devices, is that of the whole batch."""

@@ -5,18 +5,19 @@ import ctypes
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence, Sized
 from typing import Any, Literal
 
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.evaluation import metrics as evaluation
-from lit_cifar.training.step import Loss, moved
+from lit_cifar.training.step import Fewest, Loss, moved
 
 WHITENING_IMAGES = 5000  # of training, from which a whitening layer is computed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -43,7 +44,7 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
             images = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
             try:
                 logits = net(images)
-            except (RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:  # a user's network may raise anything, and timm's assert sizes
                 sentence = f"the network {name} can't take images of {side} × {side} pixels ({reason(error)})"
                 raise UsageError("network-unfit", f"{flag}: {sentence}; use another") from error
             if not isinstance(logits, Tensor) or logits.ndim != 2:
@@ -71,50 +72,75 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
 
 
 @torch.no_grad()
-def require_trainable(net: nn.Module, sides: Sequence[int], slice_size: int, data: CIFAR10DataModule) -> None:
-    """Tries a copy of a network in training mode, with as few images as the last batch has, or raises UsageError.
+def require_trainable(
+    net: nn.Module, sides: Sequence[int], data: CIFAR10DataModule, batches: int, fewest: Callable[[int], Fewest]
+) -> None:
+    """Tries a copy of a network in training mode, with as few images as will occur, or raises UsageError.
 
-    Two images stand for any larger number: batch normalisation needs two values of each channel.
+    Two images stand for any larger number: batch normalization needs two values of each channel.
+
+    Args:
+        net: The network.
+        sides: Sides of images in pixels, besides 32.
+        data: The images to train on.
+        batches: How many batches of an epoch are used.
+        fewest: Returns how few images of a batch of this size go through the network at once.
     """
     name, total, size = type(net).__name__, len(data.split()[0]), data.batch_size
-    last = total % size or min(size, total)
-    smallest = last // -(-last // slice_size) if slice_size else last
+    few, images_in_batch = _fewest_of_all(total, size, batches, fewest)
     weight = next(net.parameters(), torch.empty(0))
     try:
         trial = copy.deepcopy(net).train()
     except (RuntimeError, TypeError):  # it holds what can't be copied, such as a lock
         return
     with isolate_rng():
-        for side in (32, *sides[:1]):
+        for side in sorted({32, min(sides, default=32)}):
             images = torch.rand(2, 3, side, side).to(weight.device, weight.dtype)
-            outputs = _train_once(trial, images)
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                several = (
-                    f"{len(outputs)} outputs" if isinstance(outputs, list | tuple | dict) else type(outputs).__name__
-                )
-                sentence = f"--model.net: {name} returns {several} while training, but must return logits [N, classes]"
-                todo = "switch the others off (torchvision: --model.net.aux_logits false), or wrap the network"
-                raise UsageError("network-unfit", f"{sentence}; {todo}")
-            if smallest > 1:
+            _train_once(trial.train(), images)
+            if few.on_a_process > 1:
                 continue
+            for layer in trial.modules() if few.normalized > 1 else ():  # together with images of other processes
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
             try:
                 _train_once(trial, images[:1])
             except UsageError as error:
-                better = next((each for each in range(size - 1, 1, -1) if total % each != 1), 0)
+                sizes = sorted(range(2, min(total, 2 * size + 8) + 1), key=lambda each: abs(each - size))
+                fitting = (each for each in sizes if min(_fewest_of_all(total, each, total, fewest)[0]) > 1)
+                better = next(fitting, 0)
                 todo = f"set --data.batch_size, for example to {better}" if better else "use more images"
-                what = (
-                    f"{name} can't train on a single image, but the last batch of {total:,} images in batches of {size}"
-                )
-                part = "has only one" if last == 1 else f"has {last}, and a slice of it only one"
-                raise UsageError("network-unfit", f"--model.net: {what} {part}; {todo}") from error
+                what = f"the last of {total:,} images in batches of {size} is one"
+                if images_in_batch > 1:
+                    what = f"a slice, or a device's share, of a batch of {images_in_batch} has only one"
+                sentence = f"{name} can't train on a single image, but {what}; {todo}"
+                raise UsageError("network-unfit", f"--model.net: {sentence}") from error
 
 
-def _train_once(net: nn.Module, images: Tensor) -> Any:
+def _fewest_of_all(total: int, size: int, batches: int, fewest: Callable[[int], Fewest]) -> tuple[Fewest, int]:
+    """Returns how few images go through a network at once, and how many their batch has, of the first batches."""
+    sizes = {min(size, total)}
+    if total % size and batches > total // size:
+        sizes.add(total % size)  # the last batch
+    return min((fewest(each), each) for each in sizes)
+
+
+def _train_once(net: nn.Module, images: Tensor) -> None:
+    name = type(net).__name__
     try:
-        return net(images)
-    except (RuntimeError, TypeError, ValueError) as error:
-        sentence = f"the network {type(net).__name__} fails while training ({reason(error)})"
+        outputs = net(images)
+    except Exception as error:
+        sentence = f"the network {name} fails while training ({reason(error)})"
         raise UsageError("network-unfit", f"--model.net: {sentence}; use another") from error
+    kind, todo = type(outputs).__name__, "use another network, or wrap it"
+    if isinstance(outputs, Tensor):
+        if outputs.ndim == 2 and len(outputs) == len(images):
+            return
+        kind = str(list(outputs.shape))
+    elif isinstance(outputs, Sized):
+        kind += f" of {len(outputs)}"
+        todo = "switch other outputs off (torchvision: --model.net.aux_logits false), or wrap the network"
+    sentence = f"{name} returns {kind} for {len(images)} images while training, but must return logits [N, classes]"
+    raise UsageError("network-unfit", f"--model.net: {sentence}; {todo}")
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:

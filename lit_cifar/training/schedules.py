@@ -91,12 +91,24 @@ def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
         raise UsageError("schedule-refused", f"--model.lr_scheduler OneCycleLR {sizes}; {remedy}")
 
 
+def batches_of_an_epoch(trainer: pl.Trainer, data: Any) -> int | None:
+    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front.
+
+    Returns None for own data of unknown length.
+    """
+    if not isinstance(data, CIFAR10DataModule):
+        trainer.fit_loop.setup_data()
+        return int(trainer.num_training_batches) if isfinite(trainer.num_training_batches) else None
+    limit, batches = trainer.limit_train_batches, ceil(len(data.split()[0]) / data.batch_size)
+    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
 def share_done(trainer: pl.Trainer, epoch: float) -> float:
     """Returns the share of the training, from 0 to 1, that is done in `epoch`: 2.5 is the middle of the third."""
     if epochs := _length(trainer, "epoch"):
         return epoch / epochs
     if steps := _length(trainer, "step"):
-        of_an_epoch = ceil((_batches_of_an_epoch(trainer) or 0) / trainer.accumulate_grad_batches)
+        of_an_epoch = ceil((batches_of_an_epoch(trainer, trainer.datamodule) or 0) / trainer.accumulate_grad_batches)  # type: ignore[attr-defined]
         return min(1.0, epoch * of_an_epoch / steps)
     return 0.0
 
@@ -112,22 +124,9 @@ def _length(trainer: pl.Trainer, interval: str) -> int | None:
     if epochs is None:
         return None if trainer.max_steps == -1 else trainer.max_steps
     scheduler = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
-    batches = _batches_of_an_epoch(trainer)
+    batches = batches_of_an_epoch(trainer, trainer.datamodule)  # type: ignore[attr-defined]
     if batches is None:
         return None
     if scheduler is None:
         return epochs * ceil(batches / trainer.accumulate_grad_batches)
     return sum(ceil(batches / scheduler.get_accumulate_grad_batches(epoch)) for epoch in range(epochs))
-
-
-def _batches_of_an_epoch(trainer: pl.Trainer) -> int | None:
-    """Counts without Lightning, which would start to read before a checkpoint says where, and read from the front.
-
-    Returns None for own data of unknown length.
-    """
-    data, limit = trainer.datamodule, trainer.limit_train_batches  # type: ignore[attr-defined]
-    if not isinstance(data, CIFAR10DataModule):
-        trainer.fit_loop.setup_data()
-        return int(trainer.num_training_batches) if isfinite(trainer.num_training_batches) else None
-    batches = ceil(len(data.split()[0]) / data.batch_size)
-    return min(batches, limit) if isinstance(limit, int) else int(batches * limit)

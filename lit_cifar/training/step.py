@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -56,6 +57,20 @@ def take_share(
     """
     sizes = [size[rank] for size in share_sizes(len(whole), slice_size, processes)]
     return Share(*batch, sizes, len(whole), divisor(loss, whole), processes)
+
+
+class Fewest(NamedTuple):
+    """How few images of a batch go through a network at once."""
+
+    normalized: int  # by the same mean and variance
+    on_a_process: int
+
+
+def fewest_images(batch: int, slice_size: int, processes: int, sync_batchnorm: bool) -> Fewest:
+    """Returns the Fewest of a batch of so many images, over all its slices and shares."""
+    slices = share_sizes(batch, slice_size, processes)
+    share = max(1, min(chain(*slices)))  # a process without an image takes a black one
+    return Fewest(min(map(sum, slices)) if sync_batchnorm else share, share)
 
 
 def own_share(batch: Batch, labels: Sequence[Tensor], loss: Loss, slice_size: int = 0) -> Share:

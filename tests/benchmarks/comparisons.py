@@ -200,4 +200,11 @@ COMPARISONS = {
         lambda setting: setting.steps_of_fit("--trainer.devices=2"),
         lambda setting: setting.steps_of_fit("--trainer.devices=1"),
     ),
+    "unsynchronized": Comparison(
+        "ms a step",
+        "two devices, batch normalization by the whole batch",
+        "by each device's share",
+        lambda setting: setting.steps_of_fit("--trainer.devices=2", "--model.sync_batchnorm=true"),
+        lambda setting: setting.steps_of_fit("--trainer.devices=2", "--model.sync_batchnorm=false"),
+    ),
 }
