@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from lit_cifar import LitClassifier
+from lit_cifar.data.loader import BatchLoader
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.recorded import RecordedStep
@@ -74,7 +76,7 @@ def assert_close(found: list[Tensor], expected: list[Tensor]) -> None:
 
 def trainer_of(images: int, rank: int, processes: int) -> Any:
     """Of a process that trains on a batch of so many images."""
-    loader = SimpleNamespace(labels_in_batch=lambda _: batch_of(images)[1])
+    loader = Mock(spec=BatchLoader, world_size=processes, labels_in_batch=lambda _: batch_of(images)[1])
     return SimpleNamespace(global_rank=rank, world_size=processes, train_dataloader=loader)
 
 
