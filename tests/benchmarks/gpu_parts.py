@@ -33,8 +33,10 @@ from lit_cifar.data.sources import Images, holds_images, open_images
 from lit_cifar.evaluation.test_time_augmentation import mean_logits
 from lit_cifar.training.optimizers import Muon
 
-PACKAGES = ("torch", "triton", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "jsonargparse")
-PACKAGES += ("onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "captum")
+PACKAGES = (
+    *("torch", "triton", "torchvision", "pytorch-lightning", "torchmetrics", "numpy", "pillow", "jsonargparse"),
+    *("onnxscript", "onnxruntime", "safetensors", "starlette", "uvicorn", "captum"),
+)
 STEPS = 100  # in an epoch of ResNet-18
 
 
@@ -257,6 +259,5 @@ def augment(pixels: Tensor, epoch: int, side: int, crop: int, jitter: float, see
 if __name__ == "__main__":
     part, name, root, length = sys.argv[1:]
     setting = Setting(torch.device(name), Path(root), length == "quick")
-    print(
-        json.dumps({each.__name__: each for each in (device, speedrun, bare_speedrun, resnet18, loader)}[part](setting))
-    )
+    parts = (device, speedrun, bare_speedrun, resnet18, resnet18_compiled, loader)
+    print(json.dumps({each.__name__: each for each in parts}[part](setting)))
