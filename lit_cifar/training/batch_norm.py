@@ -82,11 +82,9 @@ class _Normalise(torch.autograd.Function):
         scale = (variance + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, scale, number)
         ctx.has_images = has_images
-        y = (values - _over_channels(mean, x)).mul_(_over_channels(scale, x))
-        if weight is not None:
-            y.mul_(_over_channels(weight, x))
-        if bias is not None:
-            y.add_(_over_channels(bias, x))
+        gain = scale if weight is None else scale * weight
+        shift = -mean * gain if bias is None else bias - mean * gain
+        y = torch.addcmul(_over_channels(shift, x), values, _over_channels(gain, x))
         ctx.mark_non_differentiable(mean, variance, number)
         return y.to(x.dtype), mean, variance, number
 
@@ -99,15 +97,16 @@ class _Normalise(torch.autograd.Function):
         here = torch.stack((gradient.sum(dims), (gradient * normalised).sum(dims)))
         everywhere = here.clone()
         distributed.all_reduce(everywhere)
-        if weight is not None:
-            scale = scale * weight
+        gain = scale if weight is None else scale * weight
         if ctx.has_images:
-            by_mean, by_scale = (_over_channels(each, x) for each in everywhere / number)
-            gradient = gradient - by_mean - normalised.mul_(by_scale)
+            by_mean, by_scale = (_over_channels(-gain * each / number, x) for each in everywhere)
+            x_gradient = torch.addcmul(by_mean, normalised, by_scale).addcmul_(gradient, _over_channels(gain, x))
+        else:
+            x_gradient = torch.zeros_like(normalised)
         bias_gradient, weight_gradient = here
         needs_weight, needs_bias = ctx.needs_input_grad[1:3]
         return (
-            (gradient * _over_channels(scale, x)).to(x.dtype),
+            x_gradient.to(x.dtype),
             weight_gradient if needs_weight else None,
             bias_gradient if needs_bias else None,
             None,
