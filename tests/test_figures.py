@@ -91,6 +91,7 @@ def test_captions_of_long_names_stay_on_the_figure_and_off_each_other_and_off_th
     assert not any(box.overlaps(image.get_window_extent()) for box in places for image in figure.axes[0].images)
 
 
+@pytest.mark.slow
 def test_the_same_numbers_give_the_same_bytes_in_another_process_too_and_pyplot_keeps_no_figure(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; import drawing; drawing.draw_one_of_each(Path(sys.argv[1]));"

@@ -85,6 +85,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_that_names_folder_and_bytes(
     assert_intact(small_disk)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_before_the_disk_was_full_is_intact_and_used(cli: Cli, small_disk: Path) -> None:
     words = (*DRAWN, "--data.batch_size=200", "--trainer.default_root_dir", small_disk)
     run(*words, "--trainer.max_epochs=1")

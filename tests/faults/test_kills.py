@@ -75,7 +75,9 @@ def test_kills_change_no_bit(tmp_path: Path, devices: int, kills: int) -> None:
     assert_same(tmp_path / "undisturbed", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_ends_the_run_after_last_is_written_and_a_line_says_how_to_resume(
     tmp_path: Path, signum: signal.Signals, code: int
 ) -> None:
@@ -88,7 +90,7 @@ def test_a_signal_ends_the_run_after_last_is_written_and_a_line_says_how_to_resu
     assert last_checkpoint(tmp_path)["global_step"] > 0
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_when_a_process_dies_the_other_names_its_rank_and_ends(tmp_path: Path, victim: int) -> None:
     words = ("--trainer.max_epochs=100", "--trainer.devices=2", "--checkpoint_seconds=0.5")
     process = start(*DRAWN, *words, "--trainer.default_root_dir", tmp_path)
