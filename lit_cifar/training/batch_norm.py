@@ -69,7 +69,8 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns the result like `x`, and mean `[C]`, biased variance `[C]` and number of values of a channel."""
         values = _precise(x)
-        variance, mean = torch.var_mean(values, _all_but_channels(x), correction=0)
+        mean = values.mean(_all_but_channels(x))  # torch.var_mean takes three times as long on a CPU
+        variance = (values - _over_channels(mean, x)).square_().mean(_all_but_channels(x))
         here = torch.cat((mean.new_full((1,), x.numel() // x.shape[1]), mean, variance))
         if not has_images:
             here.zero_()
