@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from lit_cifar import LitClassifier, Trainer
+from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.errors import UsageError
 from lit_cifar.nets.speedrun import SpeedrunNet
 
@@ -156,6 +156,22 @@ def test_what_needs_our_data_module_is_refused() -> None:
         Trainer(max_epochs=1, **QUIET).fit(make_classifier(sides=[(0.0, 24)]), loader(8))
     with refused(UsageError, "network-unfit", "SpeedrunNet", "compute_whitening", "whitened"):
         Trainer(max_epochs=1, **QUIET).fit(LitClassifier(SpeedrunNet(4, (4, 8, 8), 3)), loader(8))
+
+
+class Mixed(CIFAR10DataModule):
+    """Ours, but for the loader to train on."""
+
+    def train_dataloader(self) -> DataLoader[Any]:  # type: ignore[override]
+        images, labels, _ = self.images.train
+        return DataLoader(TensorDataset(images / 127.5 - 1, labels), 20)
+
+
+def test_a_subclass_of_our_data_module_may_have_a_loader_of_its_own(pictures: Path) -> None:
+    classifier, trainer = LitClassifier(SpeedrunNet(3, (4, 8, 8), 3)), Trainer(max_epochs=2, **QUIET)
+    trainer.fit(classifier, datamodule=Mixed(str(pictures), val_size=6))
+    assert trainer.global_step == 6
+    assert classifier.whitened
+    assert classifier.record.curves["val/loss"][-1][0] == 6
 
 
 class Stream(IterableDataset[Any]):

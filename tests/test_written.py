@@ -13,6 +13,8 @@ from pytorch_lightning import Callback
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lit_cifar.runs.card import plain
+
 Fit = Callable[..., Result]
 
 
@@ -200,3 +202,11 @@ def test_resume_auto_says_so_if_it_goes_on_from_an_older_checkpoint(fit: Fit, tm
     result = fit("--resume=auto", steps=4)
     assert result.code == 0
     assert str(newer) in result.err and str(older) in result.err
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.bfloat16, torch.float16, torch.float64])
+def test_a_tensor_is_written_as_numbers_that_give_it_again(dtype: torch.dtype) -> None:
+    tensor = torch.tensor([[0, 1], [1, 0.1]]).to(dtype)
+    written = plain(tensor, "--model.loss.weight")
+    assert torch.equal(torch.tensor(written, dtype=dtype), tensor)
+    assert plain(torch.tensor([0.1]), "--model.loss.weight") == [0.1]

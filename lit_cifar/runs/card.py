@@ -169,7 +169,11 @@ def plain(value: Any, flag: str) -> Any:
 
 def as_list(tensor: torch.Tensor) -> Any:
     """Returns the shortest numbers that give the tensor again: 0.1, not 0.10000000149011612."""
-    return tensor.detach().cpu().numpy().astype(str).astype(float).tolist()
+    values = tensor.detach().cpu()
+    if not values.is_floating_point():
+        return values.tolist()
+    values = values if values.dtype == torch.float64 else values.float()  # NumPy has no bfloat16
+    return values.numpy().astype(str).astype(float).tolist()
 
 
 def _found_again(value: Any) -> str | None:

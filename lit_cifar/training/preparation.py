@@ -27,7 +27,7 @@ def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
     """Gives training images, without augmentation, to a network on the CPU that has a method `compute_whitening`."""
     compute = getattr(net, "compute_whitening", None)
     if compute is not None:
-        loader = datamodule.train_dataloader()
+        loader = CIFAR10DataModule.train_dataloader(datamodule)  # a subclass may have loaders of its own
         loader.augmentation = Augmentation()
         indices = datamodule.split()[0]  # a folder's are sorted by class, and every class must be represented
         compute(loader.take(indices[:: max(1, len(indices) // WHITENING_IMAGES)])[0].cpu())
