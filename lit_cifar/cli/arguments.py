@@ -1,5 +1,6 @@
 """Checks of values that have the right type, but that Lightning or torch would answer with a traceback or nonsense."""
 
+import inspect
 import math
 import os
 import re
@@ -44,6 +45,12 @@ def check_values(config: Any) -> None:
     for name, value in needed.items():
         if value is None:
             raise UsageError("value-missing", f"--{name} is null; give it a value, or leave it out")
+    transform = (config.get("data") or {}).get("transform")
+    if inspect.isbuiltin(transform):
+        sentence = f"--data.transform {transform.__module__}.{transform.__name__} is not a transform of images"
+        raise UsageError(
+            "value-invalid", f"{sentence}; use one of torchvision.transforms.v2, or a function of your own"
+        )
     require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1}")
     require(config.checkpoint_seconds >= 0, "checkpoint_seconds", "must be 0 or more")
     is_name = re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", config.recipe) is not None

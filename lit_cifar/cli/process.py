@@ -153,7 +153,11 @@ def _tensor(value: Any) -> Any:
     import torch
     import yaml
 
-    return torch.as_tensor(yaml.safe_load(value) if isinstance(value, str) else value, dtype=torch.get_default_dtype())
+    numbers = yaml.safe_load(value) if isinstance(value, str) else value
+    tensor = torch.as_tensor(numbers, dtype=torch.get_default_dtype())
+    if tensor.numel() < 2:  # such as a learning rate, which may be a tensor too
+        raise ValueError(f"{value} is not a list of numbers")
+    return tensor
 
 
 def _number(text: Any) -> Any:
