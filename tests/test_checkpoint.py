@@ -61,6 +61,7 @@ def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictu
     assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 8
 
 
+@pytest.mark.slow
 def test_an_epoch_that_max_steps_cut_short_is_finished_when_the_run_goes_on(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:

@@ -74,6 +74,7 @@ def test_a_trained_network_keeps_its_whitening_when_it_learns_on_other_images(pi
     assert torch.equal(classifier.net.get_parameter("whiten.weight"), net.whiten.weight)
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_in_the_precision_that_is_fast_and_resumes_bit_for_bit(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:
