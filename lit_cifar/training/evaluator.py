@@ -57,7 +57,7 @@ class Evaluator(Predictor):
         try:
             with torch.no_grad(), evaluation.evaluating(self):
                 logits = self(images[:1])
-        except (RuntimeError, TypeError, ValueError) as error:
+        except Exception as error:  # a user's network may raise anything
             sentence = f"the network {name} can't take images {list(images.shape)} ({reason(error)})"
             raise UsageError("network-unfit", f"{sentence}; use another") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2:
