@@ -7,16 +7,15 @@ not taken from a generator with a state. So the device, the batch and interrupti
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lit_cifar.data import pixels
 from lit_cifar.errors import UsageError, require
 
 STEPS = 2**20  # a random number in a range is one of this many
-SCALES, RATIOS = (0.02, 0.33), (0.3, 3.3)  # of random erasing: shares of the image, and heights over widths
 ERASING, MIXING = 16, 24  # where the random numbers of erasing and of mixing begin
 
 
@@ -97,34 +96,31 @@ class Augmentation:
         if self == Augmentation() or not len(images):
             return images
         windows, (height, width) = 2 * self.crop + 1, images.shape[2:]
-        below = 2, windows, windows, height, width, 1 << 40
-        mirrored, down, right, centre_y, centre_x, seeds = draw(seed, epoch, indices, below)
+        # in the order of these numbers; those at the end are left out if nothing needs them
+        below = (2, windows, windows, height, width, 1 << 40)[: 6 if self.transform else 5 if self.cutout else 3]
+        mirrored, down, right, *others = draw(seed, epoch, indices, below)
         if self.flip == "alternate":
             mirrored = draw(seed, 0, indices, (2,))[0] ^ (epoch & 1)
         if self.transform is not None:
-            images = self._transformed(images, seeds)
+            images = self._transformed(images, others[2])
         if self.flip or self.crop:
             window = down * windows + right
-            pixels = _windows(self.crop, height, width, images.device)
-            pixels = pixels.index_select(0, window + mirrored * windows**2 if self.flip else window)
-            images = images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+            images = pixels.windows(images, self.crop, window + mirrored * windows**2 if self.flip else window)
         if self.cutout:
-            square = _squares(self.cutout, height, width, images.device)
-            square = square.index_select(0, centre_y * width + centre_x)
-            images = images & ~square | square & 128  # a third of the time of masked_fill
+            square = pixels.squares(self.cutout, height, width, images.device)
+            images = pixels.pasted(images, 128, square.index_select(0, others[0] * width + others[1]))
         if self.erase:
-            inside = self._erased(indices, seed, epoch, height, width)
-            images = images & ~inside | inside & mean_colour
+            images = pixels.pasted(images, mean_colour, self._erased(indices, seed, epoch, height, width))
         return images
 
     def _erased(self, indices: Tensor, seed: int, epoch: int, height: int, width: int) -> Tensor:
         """Returns uint8 `[N, 1, H, W]`: 255 inside the rectangle of each image, which may be none, and 0 outside."""
         chance, size, down, right = draw(seed, epoch, indices, (STEPS, 1 << 40, 1 << 40, 1 << 40), ERASING)
-        sizes = _erased_sizes(height, width, indices.device)
+        sizes = pixels.erased_sizes(height, width, indices.device)
         high, wide = sizes.index_select(0, size % len(sizes)).unbind(1)
         top, left = down % (height - high + 1), right % (width - wide + 1)
         high = high * (chance < self.erase * STEPS)
-        return rectangles(top, top + high, left, left + wide, height, width)
+        return pixels.rectangles(top, top + high, left, left + wide, height, width)
 
     def draw_jitter(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns the offset and the factor of each image's normalised values, float32 `[N, 1, 1, 1]` each."""
@@ -143,46 +139,3 @@ class Augmentation:
                 if found != wanted:
                     raise UsageError("transform-unfit", f"--data.transform must return {wanted}, not {found}")
         return torch.stack(out).to(images.device)
-
-
-@lru_cache(maxsize=4)  # a lookup takes a quarter of the time of computing a window; crop 4: 1.3 MB
-def _windows(crop: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Returns int64 `[2 * (2 * crop + 1) ** 2, H * W]`: the pixels of each window, then of each mirrored window."""
-    offsets = torch.arange(2 * crop + 1, device=device)[:, None] - crop
-    y, x = ((torch.arange(size, device=device) + offsets).abs() for size in (height, width))
-    y, x = y.minimum(2 * height - 2 - y), x.minimum(2 * width - 2 - x)  # -2 to 5 of 4 pixels: 2 1 | 0 1 2 3 | 2 1
-    both = torch.stack((x, width - 1 - x))
-    return (y[None, :, None, :, None] * width + both[:, None, :, None, :]).reshape(-1, height * width)
-
-
-@lru_cache(maxsize=4)
-def _squares(side: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside. Some extend beyond it."""
-    y, x = (torch.arange(size, device=device) for size in (height, width))
-    down, right = (places - places[:, None] + side // 2 for places in (y, x))
-    rows, columns = ((distance >= 0) & (distance < side) for distance in (down, right))
-    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, height, width).byte() * 255
-
-
-@lru_cache(maxsize=4)
-def _erased_sizes(height: int, width: int, device: torch.device) -> Tensor:
-    """Returns int64 `[n, 2]`: equally likely heights and widths of erased rectangles.
-
-    They are those of torchvision's RandomErasing for 256 areas and 256 ratios. It draws again if a rectangle does not
-    fit, so those that don't are left out. A table holds the same numbers for every device.
-    """
-    steps = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
-    area = height * width * (SCALES[0] + (SCALES[1] - SCALES[0]) * steps)[:, None]
-    ratio = RATIOS[0] * (RATIOS[1] / RATIOS[0]) ** steps
-    high, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
-    fits = (high < height) & (wide < width)
-    return torch.stack((high[fits], wide[fits]), 1).long().to(device)
-
-
-def rectangles(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, height: int, width: int) -> Tensor:
-    """Returns uint8 `[N, 1, H, W]`: 255 inside one rectangle per image, without its `bottom` and `right`; 0 outside."""
-    spans = (height, top[:, None], bottom[:, None]), (width, left[:, None], right[:, None])
-    places = ((torch.arange(size, device=top.device), first, last) for size, first, last in spans)
-    # bytes, because torch is three times as slow with bool
-    rows, columns = (((place >= first) & (place < last)).byte() * 255 for place, first, last in places)
-    return (rows[:, :, None] & columns[:, None, :])[:, None]

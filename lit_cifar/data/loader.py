@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from lit_cifar.data import pixels
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.mixing import Mix, draw_mix
@@ -175,7 +176,8 @@ class BatchLoader:
         if self.augmentation.jitter:
             offset, factor = self.augmentation.draw_jitter(loaded, self.seed, self.epoch)
             scale, shift = scale * factor, (shift + offset) * factor
-        images = images.float().mul_(scale).add_(shift) if mix is None else mix.images(images, scale, shift)
+        normalised = pixels.normalised if mix is None else mix.images
+        images = normalised(images, scale, shift)
         if self.side is not None and self.side != images.shape[-1] and len(images):
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
         return images, self._labels_of(indices, mix)

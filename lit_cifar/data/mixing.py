@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_cifar.data.augmentation import MIXING, STEPS, Augmentation, draw, rectangles
+from lit_cifar.data import pixels
+from lit_cifar.data.augmentation import MIXING, STEPS, Augmentation, draw
 
 QUANTILES = 2**16  # a share is one of this many, all equally likely
 
@@ -44,18 +45,19 @@ class Mix(NamedTuple):
             each.expand(2 * count, -1, -1, -1).tensor_split(2) for each in (images, scale, shift)
         )
         if self.box is not None:
-            inside = rectangles(*self.box, *images.shape[2:])
-            images = images & ~inside | others & inside
+            inside = pixels.rectangles(*self.box, *images.shape[2:])
+            images = pixels.pasted(images, others, inside)
             if not is_common:  # jitter is that of the image which a pixel is from
-                scale, shift = (
-                    torch.where(inside > 0, other, own) for own, other in ((scale, other_scale), (shift, other_shift))
-                )
+                scale = torch.where(inside > 0, other_scale, scale)
+                shift = torch.where(inside > 0, other_shift, shift)
         if self.blend is None:
-            return images.float().mul_(scale).add_(shift)
+            return pixels.normalised(images, scale, shift)
         own = self.blend[:, None, None, None]
         rest = 1 - own  # numbers per image are multiplied first: a quarter of the time of mixing normalised images
-        mixed = images.float().mul_(scale * own).add_(shift * own + other_shift * rest)
-        return mixed.add_(others.float().mul_(other_scale * rest))
+        mixed = pixels.normalised(images, scale * own, shift * own + other_shift * rest)
+        for out, other, factor in pixels.pieces(mixed, others, other_scale * rest):
+            out.add_(other.float().mul_(factor))
+        return mixed
 
     def labels(self, labels: Tensor, partners: Tensor, classes: int) -> Tensor:
         """Returns float32 `[N, classes]`, the probabilities of the classes, from int64 `[N]` each."""

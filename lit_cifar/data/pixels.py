@@ -1,0 +1,89 @@
+"""Operations on the pixels of a whole batch, which augmentation.py and mixing.py choose and draw numbers for.
+
+They compute with bytes, and on a CPU with some hundred images at a time. What they need in between then stays in the
+cache, and glibc doesn't return it to the system after each batch: page faults took as long as all else.
+"""
+
+from collections.abc import Iterator
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+PIECE = 250  # images at a time on a CPU
+SCALES, RATIOS = (0.02, 0.33), (0.3, 3.3)  # of random erasing: shares of the image, and heights over widths
+
+
+def pieces(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yields parts of tensors `[N, ...]` that are small enough to work on at a time; those of `[1, ...]` repeat."""
+    count = len(tensors[0])
+    size = PIECE if tensors[0].device.type == "cpu" else max(1, count)
+    return zip(*(each.expand(count, *each.shape[1:]).split(size) for each in tensors), strict=True)
+
+
+def normalised(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Returns float32 `[N, 3, H, W]`: images, uint8, times `scale` plus `shift`, which are `[N or 1, 3, 1, 1]`."""
+    normalised = torch.empty(images.shape, device=images.device)
+    for image, factor, term, out in pieces(images, scale, shift, normalised):
+        out.copy_(image).mul_(factor).add_(term)
+    return normalised
+
+
+def pasted(images: Tensor, others: Tensor | int, inside: Tensor) -> Tensor:
+    """Returns images with bytes of others where `inside` is 255 and not 0: a fifth of the time of torch.where."""
+    return (images ^ others).bitwise_and_(inside).bitwise_xor_(images)
+
+
+def windows(images: Tensor, crop: int, numbers: Tensor) -> Tensor:
+    """Returns the window with this number of each image, which is padded by `crop` pixels, by reflection.
+
+    Numbers count from left to right, then from top to bottom, then again in the mirrored image.
+    """
+    table, windows = _window_table(crop, *images.shape[2:], images.device), torch.empty_like(images)
+    for image, number, out in pieces(images, numbers, windows):
+        places = table.index_select(0, number)[:, None].expand(-1, images.shape[1], -1)
+        torch.gather(image.flatten(2), 2, places, out=out.flatten(2))
+    return windows
+
+
+@lru_cache(maxsize=4)  # a lookup takes a quarter of the time of computing a window; crop 4: 1.3 MB
+def _window_table(crop: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Returns int64 `[2 * (2 * crop + 1) ** 2, H * W]`: the pixels of each window, then of each mirrored window."""
+    offsets = torch.arange(2 * crop + 1, device=device)[:, None] - crop
+    y, x = ((torch.arange(size, device=device) + offsets).abs() for size in (height, width))
+    y, x = y.minimum(2 * height - 2 - y), x.minimum(2 * width - 2 - x)  # -2 to 5 of 4 pixels: 2 1 | 0 1 2 3 | 2 1
+    both = torch.stack((x, width - 1 - x))
+    return (y[None, :, None, :, None] * width + both[:, None, :, None, :]).reshape(-1, height * width)
+
+
+@lru_cache(maxsize=4)
+def squares(side: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside. Some extend beyond it."""
+    y, x = (torch.arange(size, device=device) for size in (height, width))
+    down, right = (places - places[:, None] + side // 2 for places in (y, x))
+    rows, columns = ((distance >= 0) & (distance < side) for distance in (down, right))
+    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, height, width).byte() * 255
+
+
+@lru_cache(maxsize=4)
+def erased_sizes(height: int, width: int, device: torch.device) -> Tensor:
+    """Returns int64 `[n, 2]`: equally likely heights and widths of erased rectangles.
+
+    They are those of torchvision's RandomErasing for 256 areas and 256 ratios. It draws again if a rectangle does not
+    fit, so those that don't are left out. A table holds the same numbers for every device.
+    """
+    steps = (torch.arange(256, dtype=torch.float64) + 0.5) / 256
+    area = height * width * (SCALES[0] + (SCALES[1] - SCALES[0]) * steps)[:, None]
+    ratio = RATIOS[0] * (RATIOS[1] / RATIOS[0]) ** steps
+    high, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (high < height) & (wide < width)
+    return torch.stack((high[fits], wide[fits]), 1).long().to(device)
+
+
+def rectangles(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, height: int, width: int) -> Tensor:
+    """Returns uint8 `[N, 1, H, W]`: 255 inside one rectangle per image, without its `bottom` and `right`; 0 outside."""
+    spans = (height, top[:, None], bottom[:, None]), (width, left[:, None], right[:, None])
+    places = ((torch.arange(size, device=top.device), first, last) for size, first, last in spans)
+    # bytes, because torch is three times as slow with bool
+    rows, columns = (((place >= first) & (place < last)).byte() * 255 for place, first, last in places)
+    return (rows[:, :, None] & columns[:, None, :])[:, None]
