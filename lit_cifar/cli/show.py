@@ -12,6 +12,7 @@ from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 from lit_cifar.report import figures, tables
+from lit_cifar.training.step import hard
 
 COLUMNS = 8
 LARGEST_COUNT = 64
@@ -47,7 +48,7 @@ def main(words: list[str]) -> None:
         loader.augmentation = Augmentation()
         images, labels = loader.take(loader.order()[: config.count])
         title = f"Training images of {data.title}"
-    names = [tables.printable(data.classes[label]) for label in labels.tolist()]
+    names = [tables.printable(data.classes[label]) for label in hard(labels).tolist()]
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     restored = ((images * std + mean) * 255).round().clamp(0, 255).byte()
     path = figures.save(figures.image_grid(restored, names, title, COLUMNS), config.output, "--output")

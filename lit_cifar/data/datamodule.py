@@ -42,6 +42,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutout: Side in pixels of a grey square that covers a random place of each training image; 0 for none.
         jitter: Random change of brightness and contrast of training images, between 0 (none) and 1. Adds up to ± this
             to the normalised values of an image, then multiplies them by 1 ± up to this.
+        erase: Probability, from 0 to 1, that a random rectangle of a training image, 2 to 33 % of its area, is filled
+            with the mean colour (random erasing).
+        mixup: Alpha of MixUp: each training image is mixed with another, by a share drawn from Beta(alpha, alpha), and
+            so are their labels; 0 for none, often 0.2 to 1. The loss must take probabilities, as torch's cross-entropy.
+        cutmix: Alpha of CutMix: a rectangle of each training image shows another one, by a share drawn from Beta(alpha,
+            alpha), and labels are mixed by area; 0 for none, often 1. With mixup too, each image gets one of both.
+        mix_probability: Probability, from 0 to 1, that an image is mixed.
+        mix_until: Share of the training, from 0 to 1, after which images are no longer mixed.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
         mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
@@ -61,6 +69,11 @@ class CIFAR10DataModule(pl.LightningDataModule):
         crop: int = 0,
         cutout: int = 0,
         jitter: float = 0.0,
+        erase: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        mix_until: float = 1.0,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
         mirrors: str | Sequence[str] = MIRRORS,
         seed: int = 0,
@@ -85,7 +98,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
-        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
+        mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
+        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter, erase, **mixing)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
         self.seed = seed
 
@@ -158,7 +172,13 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         options: dict[str, Any] = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
         if self.trainer is not None:
-            options["slice_size"] = getattr(self.trainer.lightning_module, "slice_size", 0)
+            module = self.trainer.lightning_module
+            options["slice_size"] = getattr(module, "slice_size", 0)
+            if self.augmentation.mix_until < 1 and not hasattr(module, "slice_size"):
+                sentence = f"--data.mix_until {self.augmentation.mix_until} needs LitClassifier"
+                raise UsageError(
+                    "value-invalid", f"{sentence}, which knows how much of the training is done; set it to 1"
+                )
         return self._loader(self.images.train, self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.sources import Kind
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -99,7 +100,10 @@ class RunCard:
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
-        return cls(**{name: values[name] for name in hints})
+        card = cls(**{name: values[name] for name in hints})
+        if card.augmentation:  # what a checkpoint's version did not have yet was off
+            card = replace(card, augmentation=vars(Augmentation()) | card.augmentation)
+        return card
 
     def differences(self, other: "RunCard") -> list[str]:
         """Returns what makes `other` another training, such as `--data.batch_size (4, now 8)`."""

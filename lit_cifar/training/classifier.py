@@ -26,13 +26,13 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
+from lit_cifar.training import schedules
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.evaluator import Evaluator
 from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
-from lit_cifar.training.schedules import batches_of_an_epoch, make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
 
 
@@ -94,7 +94,7 @@ class LitClassifier(Evaluator):
 
     def check(self, datamodule: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        batches, processes = batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
+        batches, processes = schedules.batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
         parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
@@ -102,6 +102,7 @@ class LitClassifier(Evaluator):
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
                 require_fit(self.net, self.loss, sides, datamodule)
                 if batches:
+                    schedules.batches_before(trainer, datamodule, datamodule.augmentation.mix_until, 0)  # or refuses
                     options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
                     fewest = partial(fewest_images, slice_size=self.slice_size, **options)
                     require_trainable(self.net, sides, datamodule, batches, fewest)
@@ -193,7 +194,7 @@ class LitClassifier(Evaluator):
             group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
+        scheduler = schedules.make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
@@ -213,19 +214,16 @@ class LitClassifier(Evaluator):
         self.record.begin(self.trainer, self.device)
         self._begin_epoch()  # on_train_epoch_start is not called if a run resumes in mid-epoch
         for config in self.trainer.lr_scheduler_configs:
-            require_room(config.scheduler, config.interval, self.trainer)
+            schedules.require_room(config.scheduler, config.interval, self.trainer)
 
     def _begin_epoch(self) -> None:
         if begin := getattr(self.net, "begin_epoch", None):
-            begin(share_done(self.trainer, self.current_epoch))
+            begin(schedules.share_done(self.trainer, self.current_epoch))
 
     def on_train_epoch_start(self) -> None:
         self._begin_epoch()
-        middle = share_done(self.trainer, self.current_epoch + 0.5)
-        sides = [side for share, side in self.sides if share <= middle]
-        epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         if isinstance(loader := self.trainer.train_dataloader, BatchLoader):  # not a user's own
-            loader.set_epoch(epoch, sides[-1] if sides else None)
+            schedules.begin_epoch(loader, self.sides, self.trainer)
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""

@@ -1,7 +1,10 @@
-"""A schedule that torch does not have, and how long a training is: schedules get their length when they are made."""
+"""A schedule that torch does not have, and how long a training is, which schedules and growing or mixed images need.
+
+Schedules get their length when they are made.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil, isfinite
 from typing import Any
@@ -12,6 +15,7 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler, Stochasti
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 
 
@@ -101,6 +105,33 @@ def batches_of_an_epoch(trainer: pl.Trainer, data: Any) -> int | None:
         return int(trainer.num_training_batches) if isfinite(trainer.num_training_batches) else None
     limit, batches = trainer.limit_train_batches, ceil(len(data.split()[0]) / data.batch_size)
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def begin_epoch(loader: BatchLoader, sides: Sequence[tuple[float, int]], trainer: pl.Trainer) -> None:
+    """Tells a loader the epoch, the side of its images (the last of `sides` that has begun), and how much is mixed."""
+    middle = share_done(trainer, trainer.current_epoch + 0.5)
+    begun = [side for share, side in sides if share <= middle]
+    data, until = trainer.datamodule, loader.augmentation.mix_until  # type: ignore[attr-defined]
+    mixed = batches_before(trainer, data, until, trainer.current_epoch)
+    epoch = 0 if trainer.overfit_batches else trainer.current_epoch  # type: ignore[attr-defined]  # the same images
+    loader.set_epoch(epoch, begun[-1] if begun else None, mixed)
+
+
+def batches_before(trainer: pl.Trainer, data: Any, share: float, epoch: int) -> int | None:
+    """Returns how many batches of an epoch come before this share of the training is done; None for all of them.
+
+    Raises UsageError if the length of the training is unknown.
+    """
+    if share == 1:
+        return None
+    batches = batches_of_an_epoch(trainer, data) or 0
+    epochs: float | None = _length(trainer, "epoch")
+    if not epochs and (steps := _length(trainer, "step")):
+        epochs = steps / max(1, ceil(batches / trainer.accumulate_grad_batches))
+    if not epochs:
+        flags = "--trainer.max_epochs or --trainer.max_steps"
+        raise UsageError("value-invalid", f"--data.mix_until {share} needs the length of the training; set {flags}")
+    return min(batches, max(0, round(share * epochs * batches) - epoch * batches))
 
 
 def share_done(trainer: pl.Trainer, epoch: float) -> float:
