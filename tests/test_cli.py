@@ -23,7 +23,7 @@ def test_fit_leaves_report_figures_config_and_checkpoints(cli: Cli, pictures: Pa
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "folder"
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["data"]["dataset"] == "real"  # and not auto: repeated without its images, it must not draw others
+    assert config["data"]["dataset"] == "folder"  # and not auto: repeated without its images, it must not draw others
     assert report["steps"] == 28
     assert report["parameters"] == 62_006 - 7 * 85
     assert list(report["class_accuracy"]) == ["plane", "car", "bird"]

@@ -95,8 +95,7 @@ def build(command: str, words: list[str], description: str) -> Run:
         data.prepare_data()  # refuses a validation split that leaves no images
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
-    # so that config.yaml repeats the run, or fails if its images are gone
-    config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
+    config.data.dataset = data.images.kind  # so that config.yaml repeats the run, or fails if its images are gone
     if command == "validate" and not data.val_size:
         sentence = f"validate has no images: --data.val_size {config.data.val_size} holds none out"
         raise UsageError("validation-empty", f"{sentence} of {len(data.images.train.labels):,}")
@@ -196,7 +195,9 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
         known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
-        known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
+        if card.dataset != "own" and (card.dataset != "folder" or command == "fit"):
+            known["data.dataset"] = card.dataset  # any images of its classes may test what was trained on a folder
+        known |= {"data.labels": card.labels, "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
         arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
         if net := default_net(start, named[-1] if named else None, command == "fit", arguments):

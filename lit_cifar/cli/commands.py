@@ -1,13 +1,12 @@
 """The commands of `python -m lit_cifar`, and how one of them is found and run."""
 
-import difflib
 import re
 from importlib import import_module
 from pathlib import Path
 
 from lit_cifar import __version__
 from lit_cifar.cli.process import library_settings
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, meant
 
 COMMANDS = {
     "fit": ("fit", "Train a network, then test it."),
@@ -53,8 +52,7 @@ def run(words: list[str]) -> None:
         return
     if name not in COMMANDS or " " in name:
         known = [command for command in COMMANDS if " " not in command]
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        hint = meant(name, known) or f"choose one of {', '.join(known)}"
         raise UsageError("command-unknown", f"there is no command {name}; {hint}")
     flags, module = [_expanded(word) for word in words[1:]], COMMANDS[name][0]
     if name == "predict":

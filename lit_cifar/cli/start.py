@@ -28,8 +28,9 @@ def starting_checkpoint(command: str, given: Given) -> Checkpoint | None:
         found = newest_checkpoint([root], f"checkpoints/{path}.ckpt", resume=not named)
     elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
         runs = root / RUNS / recipe_name(given)
-        kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
-        folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
+        drawn, dataset = Path(f"{runs}-drawn"), given.get("data.dataset")
+        either = dataset == "auto" or not (dataset or given.recipes)  # a recipe means the images in its root
+        folders = [drawn] if dataset == "drawn" else [runs, drawn] if either else [runs]
         found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt", resume=not named)
     else:
         found = find_checkpoint(path, root)

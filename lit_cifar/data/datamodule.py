@@ -13,7 +13,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from lit_cifar.data.augmentation import Augmentation
-from lit_cifar.data.cifar import MIRRORS
+from lit_cifar.data.cifar import Labels
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError, require
@@ -23,13 +23,16 @@ LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
-    """CIFAR-10, a folder of pictures with the same layout, or synthetic images.
+    """CIFAR-10, CIFAR-100, a folder of pictures, or synthetic images.
 
     Args:
-        root: Folder of the images: cifar-10-batches-py/, cifar-10-python.tar.gz, or pictures in train/<class>/,
-            test/<class>/ and perhaps val/<class>/. CIFAR-10 is downloaded into it if it is empty or missing.
-        dataset: "real" uses the images in root, "drawn" synthetic images of ten classes, and "auto" synthetic images
-            only if root has none and they can't be downloaded.
+        root: Folder of the images: pictures in train/<class>/, test/<class>/ and perhaps val/<class>/, or CIFAR-10 or
+            CIFAR-100 as published (folder or archive). If it has no images, they are downloaded into it.
+            CIFAR-100 as published (folder or archive), which are downloaded into it if it has no images.
+            pictures of any classes, and "drawn" synthetic images of ten classes. By default, the images in root are
+            used, whatever they are, or CIFAR-10 if it has none; "auto" does the same, but uses synthetic images if
+            CIFAR-10 can't be downloaded.
+        labels: Labels of CIFAR-100: "fine" for its 100 classes, "coarse" for its 20 superclasses.
         batch_size: Images per training batch, over all devices together.
         eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
         val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
@@ -52,14 +55,15 @@ class CIFAR10DataModule(pl.LightningDataModule):
         mix_until: Share of the training, from 0 to 1, after which images are no longer mixed.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
-        mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
+        mirrors: URL of the archive to download, or several, tried in this order; by default, known mirrors.
         seed: Seed of the held-out images, the order and the augmentation (on the command line: --seed_everything).
     """
 
     def __init__(
         self,
         root: str = "data",
-        dataset: Dataset = "real",
+        dataset: Dataset | None = None,
+        labels: Labels = "fine",
         batch_size: int = 4,
         eval_batch_size: int = 250,
         val_size: int | float = VAL_SHARE,
@@ -75,7 +79,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         mix_probability: float = 1.0,
         mix_until: float = 1.0,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
-        mirrors: str | Sequence[str] = MIRRORS,
+        mirrors: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,14 +97,15 @@ class CIFAR10DataModule(pl.LightningDataModule):
         fine = len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std)
         require(fine, f"--data.std {list(std)} must have three finite values above 0, for red, green and blue")
         self.root = Path(root).expanduser()
-        self.dataset: Dataset = dataset
+        self.dataset: Dataset | None = dataset
+        self.labels: Labels = labels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
         mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
         self.augmentation = Augmentation(flip, crop, cutout, transform, jitter, erase, **mixing)
-        self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
+        self.mirrors = (mirrors,) if isinstance(mirrors, str) else mirrors
         self.seed = seed
 
     @cached_property
@@ -109,7 +114,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
         Raises UsageError if there are no images, UserError if they can't be read.
         """
-        return open_images(self.root, self.dataset, self.mirrors)
+        return open_images(self.root, self.dataset, self.mirrors, self.labels)
 
     @cached_property
     def val_size(self) -> int:
@@ -132,8 +137,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
     @property
     def title(self) -> str:
         """The name of the data set in messages and reports. Only the published archive is called CIFAR-10."""
-        titles = {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic data set"}
-        return titles[self.images.kind]
+        cifar100 = "CIFAR-100" if self.labels == "fine" else "CIFAR-100 (coarse labels)"
+        titles = {"cifar10": "CIFAR-10", "cifar100": cifar100, "folder": f"the folder {self.root}"}
+        return titles.get(self.images.kind, "the synthetic data set")
 
     @cached_property
     def checksum(self) -> int:

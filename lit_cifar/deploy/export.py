@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_cifar.data.files import whole
-from lit_cifar.data.sources import holds_images, open_images
+from lit_cifar.data.sources import open_found
 from lit_cifar.data.synthetic import draw
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
@@ -78,11 +78,11 @@ def _weights_of(config: Path) -> str | None:
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
     """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
-    drawn = classifier.card.dataset == "drawn"
-    if drawn or not holds_images(root):
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    opened = None if drawn else open_found(root, card.dataset, card.labels)
+    if opened is None:
         why = "" if drawn else f", since {root} contains no images"
         return draw(train=10, test=IMAGES)[1].images, f"synthetic images{why}"
-    opened = open_images(root)
     split = "test" if len(opened.test.labels) else "train"
     images = getattr(opened, split).images
     count = min(IMAGES, len(images))

@@ -21,8 +21,9 @@ import torch
 from torch import nn
 
 from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.cifar import Labels
 from lit_cifar.data.sources import Kind
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, listed
 from lit_cifar.evaluation.test_time_augmentation import Views
 
 Description = dict[str, Any]
@@ -37,7 +38,7 @@ LABELS = {
     "seed": "--seed_everything",
     "augmentation": "--data",
     "trainer": "--trainer",
-} | {name: f"--data.{name}" for name in ("mean", "std", "val_size", "batch_size")}
+} | {name: f"--data.{name}" for name in ("labels", "mean", "std", "val_size", "batch_size")}
 """What to call the fields that are not parameters `--model.<name>`."""
 FREE = ("test_time_augmentation", "confidence_threshold", "init_from")
 """Fields in which a training and its resumption may differ: they concern only the test, or what was before."""
@@ -79,6 +80,8 @@ class RunCard:
     confidence_threshold: float
     trainer: dict[str, Any] = field(default_factory=dict)
     """The settings in TRAINER; of a checkpoint that has none, they are unknown."""
+    labels: Labels = "fine"
+    """Those of CIFAR-100."""
     init_from: str | None = None
     """The checkpoint whose weights the training started from, if any."""
 
@@ -90,8 +93,8 @@ class RunCard:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
         """Returns the card that a checkpoint holds, or raises ValueError with the name of a missing or wrong value."""
         hints = get_type_hints(cls)
-        later = {each.name for each in fields(cls) if each.default is None or each.default_factory is not MISSING}
-        hints = {name: hint for name, hint in hints.items() if name in values or name not in later}
+        needed = {each.name for each in fields(cls) if each.default is each.default_factory is MISSING}
+        hints = {name: hint for name, hint in hints.items() if name in values or name in needed}
         for name, hint in hints.items():
             if name not in values or not _fits(values[name], hint):
                 raise ValueError(name)
@@ -113,8 +116,9 @@ class RunCard:
                 continue
             label = LABELS.get(name, f"--model.{name}")
             old, new = dict(_settings(label, getattr(self, name))), dict(_settings(label, getattr(other, name)))
-            if name == "images":
-                found += [label] if old != new else []
+            if name in ("images", "classes"):
+                values = f" ({listed(self.classes)}, now {listed(other.classes)})" if name == "classes" else ""
+                found += [f"{label}{values}"] if old != new else []
                 continue
             if old.get(label) != new.get(label):  # arguments of another class say nothing
                 old, new = {label: old.get(label)}, {label: new.get(label)}

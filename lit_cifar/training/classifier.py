@@ -21,7 +21,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.errors import UsageError, require
+from lit_cifar.errors import UsageError, listed, require
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
@@ -142,7 +142,7 @@ class LitClassifier(Evaluator):
             "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
         }
         if data:
-            values |= {name: getattr(data, name) for name in ("val_size", "batch_size", "seed")}
+            values |= {name: getattr(data, name) for name in ("labels", "val_size", "batch_size", "seed")}
             values |= {"dataset": data.images.kind, "images": data.checksum}
             values |= {"augmentation": vars(data.augmentation) | {"transform": transform}}
         return RunCard(**{name: plain(value, name) for name, value in values.items()})
@@ -279,7 +279,7 @@ class LitClassifier(Evaluator):
             self.know(tuple(card.classes))
             self.card, self.whitened = replace(self.card, classes=card.classes), True
         elif tuple(card.classes) != self.datamodule.classes:
-            known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)
+            known, found = listed(card.classes), listed(self.datamodule.classes)
             sentence = f"The network knows the classes {known}, but {self.datamodule.title} has {found};"
             raise UsageError("data-classes", f"{sentence} use other images with --data.root, or another --ckpt_path")
         if self.trainer.state.fn == "fit" and card.recipe == self.card.recipe == "python":

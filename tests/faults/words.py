@@ -103,7 +103,9 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
         ["0", "[0,1,1]", "[-1,1,1]", "[1,1,.nan]", "[1e-300,1,1]", "[1,1]", "[1,1,1,1]", "x"]
     ),
     "--data.flip": st.sampled_from(["2", "sometimes", "[true]", ".nan", "Alternate"]),
-    "--data.dataset": LETTERS.filter(lambda text: text not in ("auto", "real", "drawn")),
+    "--data.dataset": LETTERS.filter(
+        lambda text: text not in ("auto", "cifar10", "cifar100", "folder", "drawn", "null")
+    ),
     "--seed_everything": st.one_of(
         st.sampled_from(["false", "abc", ".nan", "1.5", "null"]), BELOW, HUGE, st.integers(2**32)
     ),

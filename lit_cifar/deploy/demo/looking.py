@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from lit_cifar.data.image_files import opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
-from lit_cifar.data.sources import holds_images, open_images
+from lit_cifar.data.sources import open_found, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -119,8 +119,9 @@ class Gallery(NamedTuple):
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
     """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
     assert classifier.card is not None  # it was loaded
-    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
-    test = open_images(root, "real" if there and not drawn else "drawn").test  # no download
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    there = None if drawn else open_found(root, card.dataset, card.labels)
+    test = (there or open_images(root, "drawn")).test
     if test.classes != classifier.classes:
         return None, f"No gallery: the test images in {root} have other classes than the network."
     if not len(test.labels):
