@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
@@ -16,6 +15,7 @@ from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.cifar import Labels
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.sources import Dataset, Images, open_images
+from lit_cifar.data.training_set import TrainingChanges, TrainingSet, held_out
 from lit_cifar.errors import UsageError, require
 
 VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
@@ -37,6 +37,13 @@ class CIFAR10DataModule(pl.LightningDataModule):
         eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
         val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
             class the same share is held out, chosen by the seed. If root has val/<class>/, those images are used.
+        fraction: Share of the training images to train on, above 0 and up to 1, the same of each class.
+        imbalance: Long tail: the last class has this share of the images of the first one, above 0 and up to 1, and
+            those between fall exponentially (Cui et al., arXiv 1901.05555).
+        label_noise: Share of the images to train on, at least 0 and below 1, that get the label of another class, each
+            class with the same probability. Validation and test images keep their labels.
+        train_labels: File with other labels for the training images, in their order: .npy, .csv or .pt, with the names
+            or the numbers of classes. FILE:NAME is one of several, as in CIFAR-10_human.pt:worse_label of CIFAR-10N.
         mean: Mean of each channel (red, green, blue), between 0 and 1, which is subtracted from the images.
         std: Standard deviation of each channel (red, green, blue), by which the images are divided.
         flip: Mirror half of the training images at random; "alternate" mirrors each image every second epoch.
@@ -67,6 +74,10 @@ class CIFAR10DataModule(pl.LightningDataModule):
         batch_size: int = 4,
         eval_batch_size: int = 250,
         val_size: int | float = VAL_SHARE,
+        fraction: float = 1.0,
+        imbalance: float = 1.0,
+        label_noise: float = 0.0,
+        train_labels: str | None = None,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
         flip: bool | Literal["alternate"] = False,
@@ -102,6 +113,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
+        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
         self.mean, self.std = tuple(mean), tuple(std)
         mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
         self.augmentation = Augmentation(flip, crop, cutout, transform, jitter, erase, **mixing)
@@ -148,6 +160,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         for images in filter(None, (self.images.train, self.images.test, self.images.val)):
             for tensor in (images.images, images.labels):
                 checksum = zlib.crc32(tensor.numpy().data, checksum)
+        if self.training_set.changed:
+            checksum = zlib.crc32(self.training_set.images.labels.numpy().data, checksum)
         return checksum
 
     @property
@@ -158,25 +172,27 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         _ = self.val_size  # opens the images, once per machine
 
+    @cached_property
+    def _held_out(self) -> Tensor:
+        """Bool `[N]`: which training images are held out for validation; none if there are others in `val/`."""
+        val_size = self.val_size if self.images.val is None else 0
+        return held_out(self.images.train.labels, len(self.classes), val_size, self.seed)
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """What is trained on: images, and the labels that they are trained with.
+
+        Raises UsageError if a file of labels doesn't fit, UserError if it can't be read.
+        """
+        return self.changes(self.images.train, (~self._held_out).nonzero().flatten(), self.seed)
+
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns the indices of the images to train on and of those held out for validation, int64, ascending."""
-        labels = self.images.train.labels
-        counts = torch.bincount(labels, minlength=len(self.classes))
-        # each class's share of val_size, rounded down, and one more for the classes that lose most by rounding
-        val_size = self.val_size if self.images.val is None else 0
-        shares = counts * val_size / len(labels)
-        held_out = shares.floor().long()
-        lost = (shares - held_out) * torch.where(counts - held_out > 1, 1, 1e-3)  # the only image of a class comes last
-        held_out[lost.argsort(descending=True, stable=True)[: val_size - int(held_out.sum())]] += 1
-        generator = torch.Generator().manual_seed(self.seed)
-        validation = torch.zeros(len(labels), dtype=torch.bool)
-        for label, count in enumerate(held_out.tolist()):
-            members = (labels == label).nonzero().flatten()
-            validation[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-        return (~validation).nonzero().flatten(), validation.nonzero().flatten()
+        return self.training_set.indices, self._held_out.nonzero().flatten()
 
     def train_dataloader(self) -> BatchLoader:
-        options: dict[str, Any] = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
+        images, indices, *_ = self.training_set
+        options: dict[str, Any] = {"indices": indices, "shuffle": True, "augmentation": self.augmentation}
         if self.trainer is not None:
             module = self.trainer.lightning_module
             options["slice_size"] = getattr(module, "slice_size", 0)
@@ -185,14 +201,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
                 raise UsageError(
                     "value-invalid", f"{sentence}, which knows how much of the training is done; set it to 1"
                 )
-        return self._loader(self.images.train, self.batch_size, **options)
+        return self._loader(images, self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         if self.val_size == 0:
             return []
         if self.images.val is not None:
             return self._loader(self.images.val, self.eval_batch_size)
-        return self._loader(self.images.train, self.eval_batch_size, indices=self.split()[1])
+        return self._loader(self.images.train, self.eval_batch_size, indices=self._held_out.nonzero().flatten())
 
     def test_dataloader(self) -> BatchLoader:
         if not len(self.images.test.labels):

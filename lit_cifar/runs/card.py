@@ -34,14 +34,17 @@ LABELS = {
     "net": "network --model.net",
     "classes": "classes",
     "dataset": "data set",
-    "images": "images",
+    "images": "images or labels",
+    "training_set": "--data",
     "seed": "--seed_everything",
     "augmentation": "--data",
     "trainer": "--trainer",
 } | {name: f"--data.{name}" for name in ("labels", "mean", "std", "val_size", "batch_size")}
 """What to call the fields that are not parameters `--model.<name>`."""
-FREE = ("test_time_augmentation", "confidence_threshold", "init_from")
-"""Fields in which a training and its resumption may differ: they concern only the test, or what was before."""
+FREE = ("test_time_augmentation", "confidence_threshold", "init_from", "train_size", "changed_labels")
+"""Fields in which a training and its resumption may differ: they concern only the test, what was before, or sums."""
+UNCHANGED = {"fraction": 1.0, "imbalance": 1.0, "label_noise": 0.0, "train_labels": None}
+"""A training set to which nothing was done."""
 TRAINER = (
     *("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
     *("limit_train_batches", "overfit_batches"),
@@ -84,6 +87,13 @@ class RunCard:
     """Those of CIFAR-100."""
     init_from: str | None = None
     """The checkpoint whose weights the training started from, if any."""
+    training_set: dict[str, Any] = field(default_factory=lambda: {**UNCHANGED})
+    """What was done to the training set; see TrainingChanges."""
+    train_size: int = 0
+    """Number of images that are trained on; 0 if it isn't known, as in old checkpoints."""
+    changed_labels: int = 0
+    """How many of them have another label than their true one."""
+    decay_norms_and_biases: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the card as a checkpoint holds it."""

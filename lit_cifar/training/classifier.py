@@ -145,6 +145,8 @@ class LitClassifier(Evaluator):
             values |= {name: getattr(data, name) for name in ("labels", "val_size", "batch_size", "seed")}
             values |= {"dataset": data.images.kind, "images": data.checksum}
             values |= {"augmentation": vars(data.augmentation) | {"transform": transform}}
+            _, indices, changed, described = data.training_set
+            values |= {"training_set": described, "train_size": len(indices), "changed_labels": changed}
         return RunCard(**{name: plain(value, name) for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
