@@ -1,4 +1,4 @@
-"""Random flips, crops, cutouts and jitter, on whole batches.
+"""Random flips, crops, TrivialAugment, cutouts and jitter, on whole batches.
 
 What is done to an image depends on (seed, epoch, index of the image) alone: random numbers are hashes of these three,
 not taken from a generator with a state. So the device, the batch and interruptions make no difference.
@@ -12,9 +12,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lit_cifar.data.trivial_augment import SETTINGS, trivial_augment
 from lit_cifar.errors import UsageError
 
 STEPS = 2**20  # a random number in a range is one of this many
+TRIVIAL_AUGMENT = 0x5DEECE66D  # changes the seed of TrivialAugment's numbers: no other random number depends on them
 
 
 def draw(seed: int, epoch: int, indices: Tensor, below: Sequence[int]) -> list[Tensor]:
@@ -50,6 +52,8 @@ class Augmentation:
     jitter: float = 0.0
     """Change brightness and contrast: add up to ± this to the normalised values of an image, then multiply them by 1 ±
     up to this (https://github.com/hiverge/cifar10-speedrun). BatchLoader applies it, since it normalises."""
+    trivial_augment: bool = False
+    """Apply one of 14 operations of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop."""
 
     def __call__(self, images: Tensor, indices: Tensor, seed: int, epoch: int) -> Tensor:
         """Augments uint8 `[N, 3, H, W]` images, without jitter; `indices`, int64 `[N]`, are their data set indices."""
@@ -67,6 +71,9 @@ class Augmentation:
             pixels = _windows(self.crop, height, width, images.device)
             pixels = pixels.index_select(0, window + mirrored * windows**2 if self.flip else window)
             images = images.flatten(2).gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).view_as(images)
+        if self.trivial_augment:
+            (settings,) = draw(seed ^ TRIVIAL_AUGMENT, epoch, indices, (SETTINGS,))
+            images = trivial_augment(images, settings, grouped=images.device.type == "cpu")
         if self.cutout:
             square = _squares(self.cutout, height, width, images.device)
             square = square.index_select(0, centre_y * width + centre_x)

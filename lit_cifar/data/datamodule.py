@@ -42,6 +42,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutout: Side in pixels of a grey square that covers a random place of each training image; 0 for none.
         jitter: Random change of brightness and contrast of training images, between 0 (none) and 1. Adds up to ± this
             to the normalised values of an image, then multiplies them by 1 ± up to this.
+        trivial_augment: Apply to each training image one of 14 operations, such as rotation, solarization or more
+            contrast, of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop, before cutout.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
         mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
@@ -61,6 +63,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         crop: int = 0,
         cutout: int = 0,
         jitter: float = 0.0,
+        trivial_augment: bool = False,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
         mirrors: str | Sequence[str] = MIRRORS,
         seed: int = 0,
@@ -85,7 +88,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
         self.mean, self.std = tuple(mean), tuple(std)
-        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
+        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter, trivial_augment)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
         self.seed = seed
 

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.sources import Kind
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -99,7 +100,10 @@ class RunCard:
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
-        return cls(**{name: values[name] for name in hints})
+        known = {name: values[name] for name in hints}
+        if known["augmentation"]:  # those that an older version didn't have were off
+            known["augmentation"] = vars(Augmentation()) | known["augmentation"]
+        return cls(**known)
 
     def differences(self, other: "RunCard") -> list[str]:
         """Returns what makes `other` another training, such as `--data.batch_size (4, now 8)`."""
