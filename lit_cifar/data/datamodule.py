@@ -60,6 +60,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
             alpha), and labels are mixed by area; 0 for none, often 1. With mixup too, each image gets one of both.
         mix_probability: Probability, from 0 to 1, that an image is mixed.
         mix_until: Share of the training, from 0 to 1, after which images are no longer mixed.
+        trivial_augment: Apply to each training image one of 14 operations, such as rotation, solarization or more
+            contrast, of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop, before cutout.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
         mirrors: URL of the archive to download, or several, tried in this order; by default, known mirrors.
@@ -89,6 +91,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutmix: float = 0.0,
         mix_probability: float = 1.0,
         mix_until: float = 1.0,
+        trivial_augment: bool = False,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
         mirrors: str | Sequence[str] | None = None,
         seed: int = 0,
@@ -116,7 +119,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
         self.mean, self.std = tuple(mean), tuple(std)
         mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
-        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter, erase, **mixing)
+        self.augmentation = Augmentation(
+            flip, crop, cutout, transform, jitter, erase, trivial_augment=trivial_augment, **mixing
+        )
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else mirrors
         self.seed = seed
 
