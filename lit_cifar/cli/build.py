@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
-from lit_cifar.cli.net_arguments import described, set_num_classes, take_open_arguments
+from lit_cifar.cli.net_arguments import complete_class_paths, described, set_num_classes, take_open_arguments
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.cli.start import initial_weights, recipe_name, starting_checkpoint
@@ -57,6 +57,7 @@ def build(command: str, words: list[str], description: str) -> Run:
     if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
+    complete_class_paths(given)
     weights = initial_weights(command, given)
     start = starting_checkpoint(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"

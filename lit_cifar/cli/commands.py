@@ -15,6 +15,7 @@ COMMANDS = {
     "predict": ("fit", "Predict the test images."),
     "predict PATH ...": ("predict", "Predict pictures of your own."),
     "show": ("show", "Write a labelled grid of training images to a PNG."),
+    "nets": ("nets", "List the networks: size, speed, and accuracy as published."),
     "bench": ("bench", "Train with several seeds or numbers of epochs, and compare."),
     "export": ("export", "Write a trained network to an ONNX, torch.export or safetensors file."),
     "demo": ("demo", "Serve a page on which to try a trained network."),

@@ -1,20 +1,68 @@
-"""Arguments of a network that its signature doesn't show, and `num_classes`, which the data know.
+"""Names of networks, arguments that a network's signature doesn't show, and `num_classes`, which the data know.
+
+A network of ours may be named without its module: `--model.net ResNet20`. Everything behind the command line, such as
+`config.yaml` and checkpoints, sees the whole class path.
 
 `timm.create_model` passes what it doesn't know on to the network that it makes. jsonargparse takes such arguments as
 `dict_kwargs`; here they are written like all others: `--model.net.num_classes 3`.
 """
 
+import difflib
 import inspect
+import re
 from importlib import import_module
 from typing import Any
 
 from jsonargparse import Namespace
+from torch import nn
 
 from lit_cifar.cli.recipes import Given
+from lit_cifar.errors import UsageError
+from lit_cifar.nets import NETS, class_path
 
 OPEN = ("timm.create_model", "torchvision.models.")
 """Builders of networks that pass further arguments on."""
+NAMING = ("--model.net", "--model.net.class_path", "--model.net.help")
 OWN = ("class_path", "init_args", "dict_kwargs", "help")
+
+
+def full_class_path(name: str, source: str = "--model.net") -> str:
+    """Returns the class path of a network that may be named without its module. UsageError for a name that isn't ours.
+
+    A class of torch.nn may be named in the same way; jsonargparse finds it.
+    """
+    if name in NETS:
+        return class_path(name)
+    if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn, name):
+        return name
+    raise UsageError("network-unknown", f"{source} {name}: there is no network of this name; {nearest_net(name)}")
+
+
+def nearest_net(name: str) -> str:
+    """Returns what to use in place of a name that no network has."""
+    by_lower = {each.lower(): each for each in NETS}
+    close = difflib.get_close_matches(name.lower(), by_lower, 1)
+    if close:
+        return f"did you mean {by_lower[close[0]]}?"
+    return f"use {', '.join(NETS)}, or the import path of another"
+
+
+def complete_class_paths(given: Given) -> None:
+    """Replaces names without a module, in flags and recipes, by class paths."""
+    for i, word in enumerate(given.words):
+        flag, equals, name = word.partition("=")
+        if flag in NAMING and equals:
+            given.words[i] = f"{flag}={full_class_path(name, flag)}"
+        elif word in NAMING and i + 1 < len(given.words):
+            given.words[i + 1] = full_class_path(given.words[i + 1], word)
+    for file, recipe in given.recipes.items():
+        model = recipe.get("model", {})
+        for section in (model, model.get("init_args")):  # the latter if the recipe names LitClassifier itself
+            net, source = section.get("net") if isinstance(section, dict) else None, f"--config {file}: model.net"
+            if isinstance(net, str):
+                section["net"] = full_class_path(net, source)
+            elif isinstance(net, dict) and isinstance(net.get("class_path"), str):
+                net["class_path"] = full_class_path(net["class_path"], source)
 
 
 def take_open_arguments(given: Given, default: dict[str, Any] | None) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_cifar.cli.net_arguments import full_class_path
 from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -60,7 +61,7 @@ def initial_weights(command: str, given: Given) -> Checkpoint | None:
 def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
     """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
     checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    named = config.model.net
+    named = full_class_path(config.model.net) if config.model.net else None
     net = own_net(named, checkpoint) if named else None
     classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
     if named and classifier.card:

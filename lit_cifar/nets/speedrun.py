@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.nets import Published
 from lit_cifar.nets.cpu.layers import Convolution, MaxPool, Norm
 
 PATCH = 2  # side of the patches that are whitened
@@ -48,6 +49,8 @@ class SpeedrunNet(nn.Module):
         widths: Channels of the three groups.
         depth: Convolutions in a group, 2 or 3.
     """
+
+    published = (Published("CIFAR-10", 94.01, "airbench94, arXiv 2404.00498"),)
 
     def __init__(self, num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2) -> None:
         super().__init__()
