@@ -52,8 +52,9 @@ def main(words: list[str]) -> None:
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     restored = ((images * std + mean) * 255).round().clamp(0, 255).byte()
     path = figures.save(figures.image_grid(restored, names, title, COLUMNS), config.output, "--output")
+    width = max(map(len, names))
     for row in range(0, len(names), COLUMNS):
-        print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
+        print(" ".join(f"{name:{width}s}" for name in names[row : row + COLUMNS]))
     print(f"Written: {path}")
 
 

@@ -28,7 +28,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
     Args:
         root: Folder of the images: pictures in train/<class>/, test/<class>/ and perhaps val/<class>/, or CIFAR-10 or
             CIFAR-100 as published (folder or archive). If it has no images, they are downloaded into it.
-            CIFAR-100 as published (folder or archive), which are downloaded into it if it has no images.
+        dataset: "cifar10" or "cifar100" uses that data set, as published or as pictures of its classes, "folder"
             pictures of any classes, and "drawn" synthetic images of ten classes. By default, the images in root are
             used, whatever they are, or CIFAR-10 if it has none; "auto" does the same, but uses synthetic images if
             CIFAR-10 can't be downloaded.

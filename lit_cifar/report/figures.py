@@ -75,9 +75,12 @@ def cut(text: str, width: float, size: float = TEXT_SIZE, bold: bool = False) ->
 
 
 def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE, bold: bool = False) -> str:
-    """Returns text in at most so many lines of this width in points, broken at spaces and after `_`, `-` and `/`."""
+    """Returns text in at most so many lines of this width in points, broken at spaces and after `_`, `-` and `/`.
+
+    Percentages stay whole.
+    """
     rows = [""]
-    for word in re.findall(r"\S+?(?:[_/-]+|\s+|$)", text):
+    for word in re.findall(r"(?:\S|\s(?=%))+?(?:[_/-]+|\s+(?!%)|$)", text):
         full = rows[-1].endswith("\n") or _width_of((rows[-1] + word).rstrip(), size, bold) > width
         if rows[-1] and len(rows) < lines and full:
             rows.append("")
