@@ -24,12 +24,12 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
-TOPICS = "data recipes python lightning reports export demo exactness reliability speed design"
+TOPICS = "data recipes networks python lightning reports export demo exactness reliability speed design"
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", "torchrun", "srun", ".ci/gpu"}
 """Commands of other programs, which are not run here. Those that start lit_cifar are parsed from there on."""
 HELD_OUT = "--data.val_size=20"
-HOW_MANY_RUN = {"data.md": 8, "recipes.md": 11, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
+HOW_MANY_RUN = {"data.md": 8, "recipes.md": 13, "networks.md": 3, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
 """How many commands of each page the slow test runs, so that none escapes it."""
 
 
