@@ -30,10 +30,12 @@ from lit_cifar.training import schedules
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.evaluator import Evaluator
 from lit_cifar.training.history import DivergenceWatch
-from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
+from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
+
+SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
 
 
 class LitClassifier(Evaluator):
@@ -57,6 +59,8 @@ class LitClassifier(Evaluator):
         sync_batchnorm: On several devices, batch normalization computes mean and variance from the whole batch, or
             slice. Otherwise, each device uses its share: faster, but the result depends on the number of devices. A
             compiled network always does that.
+        decay_norms_and_biases: Whether weight decay applies to normalization and biases too, as it does in torch.
+            Otherwise, neither they decay nor what the network's method `no_weight_decay` names, if it has one.
     """
 
     def __init__(
@@ -72,12 +76,13 @@ class LitClassifier(Evaluator):
         confidence_threshold: float = 1.0,
         compile: bool = False,
         sync_batchnorm: bool = True,
+        decay_norms_and_biases: bool = True,
     ) -> None:
         super().__init__(net, loss, test_time_augmentation, confidence_threshold)
         require(slice_size >= 0, f"--model.slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
         require(in_range, f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.decay_norms_and_biases = optimizer, decay_norms_and_biases
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
         self.sync_batchnorm = sync_batchnorm
@@ -110,14 +115,9 @@ class LitClassifier(Evaluator):
             self._checked = parts
 
     def new_optimizer(self, weights: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
-        """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
-        try:
-            optimizer = self.make_optimizer(self.parameters() if weights is None else weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
-        if isinstance(optimizer, torch.optim.SparseAdam):
-            raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
-        return optimizer
+        """Makes an optimizer of these weights, by default all, or raises UsageError if it can't be one."""
+        weights = self.parameters() if weights is None else weights
+        return make_optimizer(self.make_optimizer, weights, None if self.decay_norms_and_biases else self)
 
     def make_card(self, data: CIFAR10DataModule | None, trainer: Any = None) -> RunCard:
         """Returns what trains on these data, or on a user's own, with a Trainer."""
@@ -136,7 +136,7 @@ class LitClassifier(Evaluator):
             described["optimizer"] = optimizer | {"init_args": optimizer["init_args"] | {"lr": self.lr}}
         own: dict[str, Any] = {"dataset": "own", "images": 0, "augmentation": {}, "val_size": 0, "batch_size": 0}
         values = (described | own) | {
-            **{name: getattr(self, name) for name in ("recipe", "slice_size", "sides", "init_from", *EVALUATION)},
+            **{name: getattr(self, name) for name in (*SETTINGS, *EVALUATION)},
             **{name: getattr(data or self, name) for name in ("classes", "mean", "std")},
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),  # of Lightning's seed_everything
             "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
