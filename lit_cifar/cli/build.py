@@ -16,7 +16,13 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
-from lit_cifar.cli.net_arguments import complete_class_paths, described, set_num_classes, take_open_arguments
+from lit_cifar.cli.net_arguments import (
+    complete_class_paths,
+    described,
+    set_num_classes,
+    take_open_arguments,
+    without_download,
+)
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.cli.start import initial_weights, recipe_name, starting_checkpoint
@@ -87,7 +93,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
     if command == "fit":
         set_num_classes(config.model.net, given, len(data.classes))
-    made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
+    chosen_now = _in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config
+    made = parser.make(without_download(chosen_now) if start or weights else chosen_now)
     data.augmentation = replace(data.augmentation, transform=made.data.transform)
     model = LitClassifier(**vars(made.model))
     model.name_run(config.recipe, net=described(config.model.net), **_described(config, made))

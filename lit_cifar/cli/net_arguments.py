@@ -3,8 +3,8 @@
 A network of ours may be named without its module: `--model.net ResNet20`. Everything behind the command line, such as
 `config.yaml` and checkpoints, sees the whole class path.
 
-`timm.create_model` passes what it doesn't know on to the network that it makes. jsonargparse takes such arguments as
-`dict_kwargs`; here they are written like all others: `--model.net.num_classes 3`.
+`Timm` and `timm.create_model` pass what they don't know on to the network that they make. jsonargparse takes such
+arguments as `dict_kwargs`; here they are written like all others: `--model.net.drop_path_rate 0.1`.
 """
 
 import difflib
@@ -20,8 +20,10 @@ from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError
 from lit_cifar.nets import NETS, class_path
 
+TIMM = ("lit_cifar.nets.timm.Timm", "timm.create_model")
+"""Builders of networks by name, which pass further arguments on and can load pretrained weights."""
 OPEN = ("timm.create_model", "torchvision.models.")
-"""Builders of networks that pass further arguments on."""
+"""Builders of networks whose signature doesn't show `num_classes`."""
 NAMING = ("--model.net", "--model.net.class_path", "--model.net.help")
 OWN = ("class_path", "init_args", "dict_kwargs", "help")
 
@@ -71,10 +73,11 @@ def take_open_arguments(given: Given, default: dict[str, Any] | None) -> dict[st
     named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
     named += [net if isinstance(net, str) else net.get("class_path") for net in reversed(nets) if net]
     named += [default["class_path"]] if default else []
-    if not named or named[0] != OPEN[0]:
+    if not named or named[0] not in TIMM:
         return default
     try:
-        known = inspect.signature(import_module("timm").create_model).parameters
+        module, _, builder = named[0].rpartition(".")
+        known = inspect.signature(getattr(import_module(module), builder)).parameters
     except ImportError:  # the parser says so
         return default
     for i, word in enumerate(given.words):
@@ -83,7 +86,7 @@ def take_open_arguments(given: Given, default: dict[str, Any] | None) -> dict[st
             if rest.partition("=")[0].partition(".")[0] not in (*known, *OWN):
                 given.words[i] = f"--model.net.dict_kwargs.{rest}"
     for net in [*nets, default]:
-        if isinstance(net, dict) and net.get("class_path") == OPEN[0]:
+        if isinstance(net, dict) and net.get("class_path") == named[0]:
             arguments = net.get("init_args") or {}
             further = {name: arguments.pop(name) for name in [*arguments] if name not in known}
             net["dict_kwargs"] = (net.get("dict_kwargs") or {}) | further
@@ -105,6 +108,16 @@ def described(net: Namespace) -> dict[str, Any]:
     """Returns a network's class path and all its arguments, without pretrained weights: a checkpoint brings its own."""
     config = net.as_dict()
     arguments = (config.get("init_args") or {}) | (config.pop("dict_kwargs", None) or {})
-    if config["class_path"] == OPEN[0]:
-        arguments |= {"pretrained": False, "checkpoint_path": None}
+    if config["class_path"] in TIMM:
+        arguments["pretrained"] = False
+    if config["class_path"] == "timm.create_model":
+        arguments["checkpoint_path"] = None
     return config | {"init_args": arguments}
+
+
+def without_download(config: Namespace) -> Namespace:
+    """Returns a copy in which no pretrained weights are loaded, as those of a checkpoint will take their place."""
+    config = config.clone()
+    if config.model.net.class_path in TIMM:
+        config.model.net.init_args.pretrained = False
+    return config

@@ -231,8 +231,11 @@ def describe(made: Any) -> Description:
         return {"class_path": import_path(made), "init_args": {}}
     arguments = getattr(made, "defaults", None)  # of an optimizer
     if not isinstance(arguments, dict):
-        names = inspect.signature(type(made)).parameters
-        arguments = {name: getattr(made, name) for name in names if hasattr(made, name)}
+        arguments = {}
+        for name, parameter in inspect.signature(type(made)).parameters.items():
+            if hasattr(made, name):
+                further = parameter.kind is parameter.VAR_KEYWORD
+                arguments |= getattr(made, name) if further else {name: getattr(made, name)}
     return {"class_path": import_path(type(made)), "init_args": _writable(arguments)}
 
 
