@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
-from lit_cifar.cli.net_arguments import described, set_num_classes, take_open_arguments
+from lit_cifar.cli.net_arguments import described, set_from_data, take_open_arguments
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.cli.start import initial_weights, recipe_name, starting_checkpoint
@@ -81,11 +81,13 @@ def build(command: str, words: list[str], description: str) -> Run:
         callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
         return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
 
+    if start and command != "fit" and start.card.mean and config.data.normalize == "data":
+        config.data.normalize = [start.card.mean, start.card.std]  # of the images it was trained on
     if os.environ.get(DRAWN_INSTEAD):
         config.data.dataset = "drawn"
     data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
     if command == "fit":
-        set_num_classes(config.model.net, given, len(data.classes))
+        set_from_data(config.model.net, given, len(data.classes), data.image_size)
     made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
     data.augmentation = replace(data.augmentation, transform=made.data.transform)
     model = LitClassifier(**vars(made.model))
@@ -188,13 +190,15 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
-        if not card.mean and not (given.get("data.mean") and given.get("data.std")):
+        if not card.mean and not given.get("data.normalize"):
             sentence = (
                 f"--ckpt_path {start.path} was trained on loaders of your own, and doesn't know their normalization"
             )
-            raise UsageError("normalization-unknown", f"{sentence}; set --data.mean and --data.std")
-        settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
+            todo = "set --data.normalize to theirs, for example half or [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]"
+            raise UsageError("normalization-unknown", f"{sentence}; {todo}")
+        settings = ("image_size", "resize", *(() if command in ("test", "predict") else ("val_size",)))
         known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}
+        known |= {"data.normalize": [card.mean, card.std]} if card.mean else {}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
         named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from lit_cifar.data import cifar
 from lit_cifar.data.download import DownloadError
-from lit_cifar.data.image_files import suffixes
+from lit_cifar.data.image_files import SIDE, TO_32, Scaling, suffixes
 from lit_cifar.data.image_folder import is_folder, load_folder, lock
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.synthetic import draw
@@ -35,7 +35,12 @@ class Images(NamedTuple):
     """What a folder has in `val`, to validate on in place of images held out of training."""
 
 
-def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = cifar.MIRRORS) -> Images:
+def open_images(
+    root: Path,
+    dataset: Dataset = "real",
+    mirrors: Sequence[str] = cifar.MIRRORS,
+    scaling: Scaling = TO_32,
+) -> Images:
     """Opens the images in `root`, after downloading CIFAR-10 into it if there are none.
 
     Args:
@@ -44,18 +49,21 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
         dataset: `real` takes images from `root` or the network, `drawn` takes synthetic ones, and `auto` takes
             synthetic ones only if `root` has no images and they can't be downloaded.
         mirrors: Addresses to download from, tried in this order.
+        scaling: How pictures in a folder are scaled; only those can have another side than 32 pixels.
 
     Raises UsageError if `root` is not a folder, can't be read, or lacks images, and UserError if an archive or a
     picture is damaged, the disk is full, or no mirror delivered the archive.
     """
     if dataset == "drawn":
+        _require_side(scaling, "synthetic images have")
         return Images("drawn", *draw())
     try:
         if root.exists() and not root.is_dir():
             raise UsageError("data-missing", f"{root} is a file; set --data.root to the folder of the images")
         if is_folder(root):
-            splits = load_folder(root)
+            splits = load_folder(root, scaling)
             return Images("folder", splits["train"], splits["test"], val=splits.get("val"))
+        _require_side(scaling, "the images of CIFAR-10 have")
         if not (root / cifar.FOLDER).is_dir():
             with lock(root):
                 # pictures in the wrong places, as in Train/cat/1.png, are refused before others are downloaded to them
@@ -80,3 +88,15 @@ def open_images(root: Path, dataset: Dataset = "real", mirrors: Sequence[str] = 
 def holds_images(root: Path) -> bool:
     """Returns whether `open_images` finds images in `root`, without a download."""
     return is_folder(root) or (root / cifar.FOLDER).is_dir() or (root / cifar.ARCHIVE.name).is_file()
+
+
+def scaled_in(root: Path, scaling: Scaling) -> Scaling:
+    """Returns how to open the images in `root` for a network that was trained on scaled ones: CIFAR-10's stay."""
+    return scaling if is_folder(root) else TO_32
+
+
+def _require_side(scaling: Scaling, whose: str) -> None:
+    if scaling.side != SIDE:
+        sentence = f"--data.image_size {scaling.side} is for folders of pictures, and {whose} {SIDE} × {SIDE} pixels"
+        remedy = f"leave it out, or scale them while training with --model.sides [[0, {scaling.side}]]"
+        raise UsageError("value-invalid", f"{sentence}; {remedy}")

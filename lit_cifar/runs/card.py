@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_cifar.data.image_files import LARGEST_SIZE, SIDE, SMALLEST_SIZE, Resize
 from lit_cifar.data.sources import Kind
 from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -36,7 +37,9 @@ LABELS = {
     "seed": "--seed_everything",
     "augmentation": "--data",
     "trainer": "--trainer",
-} | {name: f"--data.{name}" for name in ("mean", "std", "val_size", "batch_size")}
+    "mean": "mean --data.normalize",
+    "std": "standard deviation --data.normalize",
+} | {name: f"--data.{name}" for name in ("val_size", "batch_size", "image_size", "resize")}
 """What to call the fields that are not parameters `--model.<name>`."""
 FREE = ("test_time_augmentation", "confidence_threshold", "init_from")
 """Fields in which a training and its resumption may differ: they concern only the test, or what was before."""
@@ -80,6 +83,10 @@ class RunCard:
     """The settings in TRAINER; of a checkpoint that has none, they are unknown."""
     init_from: str | None = None
     """The checkpoint whose weights the training started from, if any."""
+    image_size: int = SIDE
+    """Side of the images in pixels."""
+    resize: Resize = "squeeze"
+    """How pictures became images of this size."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the card as a checkpoint holds it."""
@@ -89,7 +96,7 @@ class RunCard:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
         """Returns the card that a checkpoint holds, or raises ValueError with the name of a missing or wrong value."""
         hints = get_type_hints(cls)
-        later = {each.name for each in fields(cls) if each.default is None or each.default_factory is not MISSING}
+        later = {each.name for each in fields(cls) if {each.default, each.default_factory} != {MISSING}}
         hints = {name: hint for name, hint in hints.items() if name in values or name not in later}
         for name, hint in hints.items():
             if name not in values or not _fits(values[name], hint):
@@ -99,6 +106,8 @@ class RunCard:
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
+        if not SMALLEST_SIZE <= values.get("image_size", SIDE) <= LARGEST_SIZE:
+            raise ValueError("image_size")
         return cls(**{name: values[name] for name in hints})
 
     def differences(self, other: "RunCard") -> list[str]:
