@@ -51,7 +51,10 @@ def test_classes_in_another_order_are_refused(
         (["--data.batch_size=5"], ["--data.batch_size (4, now 5)"]),
         (["--seed_everything=7"], ["--seed_everything (0, now 7)"]),
         (["--data.val_size=9"], ["--data.val_size (6, now 9)"]),
-        (["--data.mean=[0.1,0.1,0.1]"], ["--data.mean ([0.5, 0.5, 0.5], now [0.1, 0.1, 0.1])"]),
+        (
+            ["--data.normalize=[[0.1,0.1,0.1],[0.5,0.5,0.5]]"],
+            ["mean --data.normalize ([0.5, 0.5, 0.5], now [0.1, 0.1, 0.1])"],
+        ),
         (["--recipe=other"], ["recipe (tutorial, now other)"]),
         (["--model.net.init_args.num_classes=4"], ["network", "num_classes"]),
         (["--data.dataset=drawn", "--model.net.init_args.num_classes=10"], ["data set (folder, now drawn)", "images"]),

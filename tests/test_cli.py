@@ -48,7 +48,7 @@ def test_the_same_seed_gives_bit_identical_weights_and_config_yaml_repeats_the_r
 
 
 def test_test_needs_nothing_but_the_checkpoint_and_the_data(cli: Cli, pictures: Path, tmp_path: Path) -> None:
-    run = fit(cli, pictures, tmp_path, "--data.mean=[0.4,0.4,0.4]")
+    run = fit(cli, pictures, tmp_path, "--data.normalize=[[0.4,0.4,0.4],[0.5,0.5,0.5]]")
     checkpoint = run / "checkpoints" / "best.ckpt"
     out = tmp_path / "test"
     result = cli("test", "--ckpt_path", checkpoint, "--data.root", pictures, "--trainer.default_root_dir", out)

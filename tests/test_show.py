@@ -20,7 +20,7 @@ def test_show_writes_a_grid_and_prints_its_labels(cli: Cli, pictures: Path, tmp_
 def test_show_restores_the_colours_whatever_the_normalisation(cli: Cli, pictures: Path, tmp_path: Path) -> None:
     grids = []
     for name, mean, std in (("a", 0.5, 0.5), ("b", 0.1, 0.3)):
-        values = [f"--data.mean=[{mean},{mean},{mean}]", f"--data.std=[{std},{std},{std}]"]
+        values = [f"--data.normalize=[[{mean},{mean},{mean}],[{std},{std},{std}]]"]
         path = tmp_path / f"{name}.png"
         assert cli("show", "--data.root", pictures, "--data.val_size=0", "--output", path, *values).code == 0
         grids.append(np.asarray(Image.open(path)))

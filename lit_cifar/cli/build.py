@@ -19,7 +19,7 @@ from lit_cifar.cli.arguments import check_values
 from lit_cifar.cli.net_arguments import (
     complete_class_paths,
     described,
-    set_num_classes,
+    set_from_data,
     take_open_arguments,
     without_download,
 )
@@ -88,11 +88,13 @@ def build(command: str, words: list[str], description: str) -> Run:
         callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
         return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
 
+    if start and command != "fit" and start.card.mean and config.data.normalize == "data":
+        config.data.normalize = [start.card.mean, start.card.std]  # of the images it was trained on
     if os.environ.get(DRAWN_INSTEAD):
         config.data.dataset = "drawn"
     data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
     if command == "fit":
-        set_num_classes(config.model.net, given, len(data.classes))
+        set_from_data(config.model.net, given, len(data.classes), data.image_size)
     chosen_now = _in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config
     made = parser.make(without_download(chosen_now) if start or weights else chosen_now)
     data.augmentation = replace(data.augmentation, transform=made.data.transform)
@@ -195,13 +197,15 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
-        if not card.mean and not (given.get("data.mean") and given.get("data.std")):
+        if not card.mean and not given.get("data.normalize"):
             sentence = (
                 f"--ckpt_path {start.path} was trained on loaders of your own, and doesn't know their normalization"
             )
-            raise UsageError("normalization-unknown", f"{sentence}; set --data.mean and --data.std")
-        settings = ("mean", "std") if command in ("test", "predict") else ("mean", "std", "val_size")
+            todo = "set --data.normalize to theirs, for example half or [[0.5, 0.5, 0.5], [0.5, 0.5, 0.5]]"
+            raise UsageError("normalization-unknown", f"{sentence}; {todo}")
+        settings = ("image_size", "resize", *(() if command in ("test", "predict") else ("val_size",)))
         known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}
+        known |= {"data.normalize": [card.mean, card.std]} if card.mean else {}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
         if card.dataset != "own" and (card.dataset != "folder" or command == "fit"):
             known["data.dataset"] = card.dataset  # any images of its classes may test what was trained on a folder

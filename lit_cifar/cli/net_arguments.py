@@ -1,4 +1,4 @@
-"""Names of networks, arguments that a network's signature doesn't show, and `num_classes`, which the data know.
+"""Names of networks, arguments that a network's signature doesn't show, and those that the data know.
 
 A network of ours may be named without its module: `--model.net ResNet20`. Everything behind the command line, such as
 `config.yaml` and checkpoints, sees the whole class path.
@@ -93,15 +93,17 @@ def take_open_arguments(given: Given, default: dict[str, Any] | None) -> dict[st
     return default
 
 
-def set_num_classes(net: Namespace, given: Given, classes: int) -> None:
-    """Sets `num_classes` of a network that has it to the number of classes, unless the user has set it."""
-    models = [recipe.get("model") for recipe in given.recipes.values()]
-    if any("num_classes" in str(each) for each in (*given.words, *models)):
-        return
-    if "num_classes" in (net.get("init_args") or {}):
-        net.init_args.num_classes = classes
-    elif net.class_path.startswith(OPEN):
-        net.dict_kwargs = {**(net.get("dict_kwargs") or {}), "num_classes": classes}
+def set_from_data(net: Namespace, given: Given, classes: int, image_size: int) -> None:
+    """Sets `num_classes` and `image_size` of a network that has them, unless the user has set them."""
+    words = [word for word in given.words if not word.startswith("--data.")]
+    settings = str([words, *(recipe.get("model") for recipe in given.recipes.values())])
+    for name, value in (("num_classes", classes), ("image_size", image_size)):
+        if name in settings:
+            continue
+        if name in (net.get("init_args") or {}):
+            net.init_args[name] = value
+        elif name == "num_classes" and net.class_path.startswith(OPEN):
+            net.dict_kwargs = {**(net.get("dict_kwargs") or {}), name: value}
 
 
 def described(net: Namespace) -> dict[str, Any]:

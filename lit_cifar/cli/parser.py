@@ -25,6 +25,7 @@ NOISE = re.compile(
 FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
 FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
 """The flags of the Trainer that `--help` shows before the others."""
+RENAMED = {"--data.mean": "--data.normalize", "--data.std": "--data.normalize"}
 OPTIMIZER = ("model.optimizer", "model.lr_scheduler", "model.lr_scheduler_interval")
 
 
@@ -77,7 +78,10 @@ class Parser(ArgumentParser):
     def _nearest(self, name: str) -> str:
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         inner = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]  # without its section
-        close = inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
+        renamed = RENAMED.get(f"--{name.lstrip('-')}")
+        close = (
+            [renamed] if renamed in flags else inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
+        )
         if not close:
             return "; --help lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"

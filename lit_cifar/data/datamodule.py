@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
 from lightning_fabric.utilities.rank_zero import rank_zero_only
@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.cifar import Labels
+from lit_cifar.data.image_files import LARGEST_SIZE, SMALLEST_SIZE, Resize, Scaling
 from lit_cifar.data.loader import BatchLoader
+from lit_cifar.data.normalization import Channels, Normalization, Normalize, normalization, require_normalize
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.data.training_set import TrainingChanges, TrainingSet, held_out
 from lit_cifar.errors import UsageError, require
 
 VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
-LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
@@ -44,8 +45,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
             class with the same probability. Validation and test images keep their labels.
         train_labels: File with other labels for the training images, in their order: .npy, .csv or .pt, with the names
             or the numbers of classes. FILE:NAME is one of several, as in CIFAR-10_human.pt:worse_label of CIFAR-10N.
-        mean: Mean of each channel (red, green, blue), between 0 and 1, which is subtracted from the images.
-        std: Standard deviation of each channel (red, green, blue), by which the images are divided.
+        image_size: Side in pixels, from 8 to 224, to which the pictures of a folder are scaled. The images of CIFAR-10
+            and synthetic ones have 32.
+        resize: How a picture that isn't square is scaled. "squeeze" scales width and height to image_size, which
+            changes the proportions; "crop" scales the square in the middle; "pad" scales the longer side and adds black
+            borders.
+        normalize: Mean and standard deviation of the channels red, green and blue, between 0 and 1, by which images are
+            normalized. "half" is 0.5 for all, "data" computes them from the images to train on, "imagenet" is what
+            torchvision's pretrained networks need, and numbers are [[mean], [standard deviation]].
         flip: Mirror half of the training images at random; "alternate" mirrors each image every second epoch.
         crop: Pixels by which training images are padded on each side (by reflection) before a random crop to their
             size; 0 for none.
@@ -80,8 +87,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         imbalance: float = 1.0,
         label_noise: float = 0.0,
         train_labels: str | None = None,
-        mean: Sequence[float] = (0.5, 0.5, 0.5),
-        std: Sequence[float] = (0.5, 0.5, 0.5),
+        image_size: int = 32,
+        resize: Resize = "squeeze",
+        normalize: Normalize = "half",
         flip: bool | Literal["alternate"] = False,
         crop: int = 0,
         cutout: int = 0,
@@ -103,13 +111,13 @@ class CIFAR10DataModule(pl.LightningDataModule):
         require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
         fine = val_size >= 0 if isinstance(val_size, int) else 0 <= val_size < 1
         require(fine, f"--data.val_size {val_size} must be a number of images, 0 or more, or a share below 1")
-        require(0 <= crop < 32, f"--data.crop {crop} must be between 0 and 31 pixels")
-        require(0 <= cutout <= 64, f"--data.cutout {cutout} must be between 0 and 64 pixels")
+        fine = SMALLEST_SIZE <= image_size <= LARGEST_SIZE
+        require(fine, f"--data.image_size {image_size} must be between {SMALLEST_SIZE} and {LARGEST_SIZE} pixels")
+        require(resize in get_args(Resize), f"--data.resize {resize} must be squeeze, crop or pad")
+        require(0 <= crop < image_size, f"--data.crop {crop} must be between 0 and {image_size - 1} pixels")
+        require(0 <= cutout <= 2 * image_size, f"--data.cutout {cutout} must be between 0 and {2 * image_size} pixels")
         require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
-        fine = len(mean) == 3 and all(abs(value) <= LARGEST for value in mean)
-        require(fine, f"--data.mean {list(mean)} must have three finite values, for red, green and blue")
-        fine = len(std) == 3 and all(1 / LARGEST <= value <= LARGEST for value in std)
-        require(fine, f"--data.std {list(std)} must have three finite values above 0, for red, green and blue")
+        require_normalize(normalize)
         self.root = Path(root).expanduser()
         self.dataset: Dataset | None = dataset
         self.labels: Labels = labels
@@ -117,7 +125,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
         self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.image_size, self.resize, self.normalize = image_size, resize, normalize
         mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
         self.augmentation = Augmentation(
             flip, crop, cutout, transform, jitter, erase, trivial_augment=trivial_augment, **mixing
@@ -131,7 +139,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
         Raises UsageError if there are no images, UserError if they can't be read.
         """
-        return open_images(self.root, self.dataset, self.mirrors, self.labels)
+        scaling = Scaling(self.image_size, self.resize)
+        return open_images(self.root, self.dataset, self.mirrors, self.labels, scaling)
 
     @cached_property
     def val_size(self) -> int:
@@ -150,6 +159,25 @@ class CIFAR10DataModule(pl.LightningDataModule):
             return min(round(asked * total), total - len(labels.unique()))
         require(asked < total, f"--data.val_size {asked} leaves none of {total:,} training images")
         return asked
+
+    @cached_property
+    def _normalization(self) -> Normalization:
+        return normalization(self.normalize, self.images.train.images, self.split()[0])
+
+    @property
+    def mean(self) -> Channels:
+        """Of each channel, subtracted from the images. If they are computed from images, these are opened."""
+        return self._normalization.mean
+
+    @property
+    def std(self) -> Channels:
+        """The standard deviation of each channel, by which images are divided."""
+        return self._normalization.std
+
+    def normalize_like(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Uses the numbers of a trained network in place of those of these images, if `normalize` is `data`."""
+        if self.normalize == "data" and mean:
+            self._normalization = Normalization(tuple(mean), tuple(std))
 
     @property
     def title(self) -> str:
@@ -175,7 +203,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         return self.images.train.classes
 
     def prepare_data(self) -> None:
-        _ = self.val_size  # opens the images, once per machine
+        _ = self.val_size, self.mean  # opens the images, once per machine
 
     @cached_property
     def _held_out(self) -> Tensor:

@@ -21,7 +21,7 @@ class ImageSet(NamedTuple):
     """Labelled images as stored: bytes, not yet normalised."""
 
     images: Tensor
-    """uint8 `[N, 3, 32, 32]`, RGB."""
+    """uint8 `[N, 3, H, W]`, RGB."""
     labels: Tensor
     """int64 `[N]`, indices into `classes`."""
     classes: tuple[str, ...]

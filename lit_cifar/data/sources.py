@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 from lit_cifar.data import cifar
 from lit_cifar.data.cifar import PUBLISHED, Labels
 from lit_cifar.data.download import DownloadError
-from lit_cifar.data.image_files import suffixes
+from lit_cifar.data.image_files import SIDE, TO_32, Scaling, suffixes
 from lit_cifar.data.image_folder import class_names, is_folder, load_folder, lock
 from lit_cifar.data.image_set import CIFAR10_CLASSES, CIFAR100_CLASSES, ImageSet
 from lit_cifar.data.synthetic import draw
@@ -41,7 +41,11 @@ class Images(NamedTuple):
 
 
 def open_images(
-    root: Path, dataset: Dataset | None = None, mirrors: Sequence[str] | None = None, labels: Labels = "fine"
+    root: Path,
+    dataset: Dataset | None = None,
+    mirrors: Sequence[str] | None = None,
+    labels: Labels = "fine",
+    scaling: Scaling = TO_32,
 ) -> Images:
     """Opens the images in `root`, after downloading CIFAR-10 or CIFAR-100 into it if there are none.
 
@@ -54,6 +58,7 @@ def open_images(
             and `drawn` synthetic images.
         mirrors: Addresses to download from, tried in this order; those of the data set if None.
         labels: Those of CIFAR-100: `fine` for 100 classes or `coarse` for 20.
+        scaling: How pictures in a folder are scaled; only those can have another side than 32 pixels.
 
     Raises UsageError if `root` is not a folder, can't be read, lacks images, or has others than asked for, and
     UserError if an archive or a picture is damaged, the disk is full, or no mirror delivered the archive.
@@ -65,10 +70,14 @@ def open_images(
         if labels == "coarse" and kind != "cifar100":
             fault = f"--data.labels coarse is for CIFAR-100 as published, not for {TITLES[kind]}"
             raise UsageError("value-invalid", f"{fault}; leave it out, or use --data.dataset cifar100 with such files")
+        if kind != "folder" and scaling.side != SIDE:
+            sentence = f"--data.image_size {scaling.side} is for folders of pictures, not for {TITLES[kind]}"
+            remedy = f"leave it out, or scale them while training with --model.sides [[0, {scaling.side}]]"
+            raise UsageError("value-invalid", f"{sentence}; {remedy}")
         if kind == "drawn":
             return Images("drawn", *draw())
         if kind == "folder":
-            splits = load_folder(root)
+            splits = load_folder(root, scaling)
             return Images("folder", splits["train"], splits["test"], val=splits.get("val"))
         published = PUBLISHED[kind]
         if not (root / published.folder).is_dir():
@@ -101,7 +110,7 @@ def found(root: Path) -> list[Kind]:
     return folder + [kind for kind, published in PUBLISHED.items() if cifar.is_here(root, published)]
 
 
-def open_found(root: Path, kind: Kind | Literal["own"], labels: Labels) -> Images | None:
+def open_found(root: Path, kind: Kind | Literal["own"], labels: Labels, scaling: Scaling) -> Images | None:
     """Opens images in `root` without a download: of this kind if there are such, or else others. None if it has none.
 
     Raises what `open_images` raises.
@@ -110,7 +119,8 @@ def open_found(root: Path, kind: Kind | Literal["own"], labels: Labels) -> Image
     if not kinds:
         return None
     there = kind if kind in kinds else kinds[0]
-    return open_images(root, there, labels=labels if there == "cifar100" else "fine")
+    scaling = scaling if there == "folder" else TO_32
+    return open_images(root, there, labels=labels if there == "cifar100" else "fine", scaling=scaling)
 
 
 def _kind(root: Path, dataset: Dataset | None) -> Kind:

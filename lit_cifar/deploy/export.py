@@ -30,6 +30,7 @@ from lit_cifar.runs.network import build_net
 from lit_cifar.training.classifier import LitClassifier
 
 CONFIG = "config.json"
+DESCRIBED = ("recipe", "net", "classes", "mean", "std", "image_size", "resize", "dataset")  # of the card
 OPSET = 18  # of December 2022, for old runtimes; the newest that torch's exporter writes without converting
 IMAGES = 1000  # on which a file is checked
 LARGEST_DIFFERENCE = 1e-4  # of a probability; other kernels round differently, by about 1e-7
@@ -76,10 +77,10 @@ def _weights_of(config: Path) -> str | None:
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
-    """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are: synthetic if `root` has none."""
+    """Returns images to check a file on, uint8 `[N, 3, H, W]`, and what they are: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
     card, drawn = classifier.card, classifier.card.dataset == "drawn"
-    opened = None if drawn else open_found(root, card.dataset, card.labels)
+    opened = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
     if opened is None:
         why = "" if drawn else f", since {root} contains no images"
         return draw(train=10, test=IMAGES)[1].images, f"synthetic images{why}"
@@ -96,9 +97,9 @@ def export(classifier: LitClassifier, name: FormatName, output: Path, images: Te
     """
     assert classifier.card is not None  # it was loaded
     card, kind = classifier.card.as_dict(), FORMATS[name]
-    network = Standalone(classifier.net, classifier.mean, classifier.std)
+    network = Standalone(classifier.net, classifier.mean, classifier.std, *classifier.scaling)
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    description = {key: card[key] for key in ("recipe", "net", "classes", "mean", "std", "dataset")}
+    description = {key: card[key] for key in DESCRIBED}
     size = sum(weight.nbytes for weight in classifier.net.state_dict().values())
     with whole(output, size, "--output") as part, ExitStack() as afterwards:
         afterwards.callback(classifier.to, classifier.device)
@@ -184,7 +185,7 @@ def _open_safetensors(path: Path) -> Callable[[Tensor], Tensor]:
     config = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8"))
     net = build_net(config["net"])
     net.load_state_dict(load_file(path))
-    return Standalone(net, config["mean"], config["std"])
+    return Standalone(net, config["mean"], config["std"], config["image_size"], config["resize"])
 
 
 def _traced(network: Standalone) -> torch.export.ExportedProgram:

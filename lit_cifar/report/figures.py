@@ -109,9 +109,8 @@ def image_grid(
     count, _, height, width = images.shape
     marked = marked or [False] * count
     columns = min(columns, count)
-    side = max(128, 512 // columns)  # of the screen's pixels: the fewer images, the larger
-    scale = side / max(height, width)
-    height, width = (round(length * (int(scale) if scale > 1 else scale)) for length in (height, width))
+    side = max(128, 512 // columns, height, width)  # of the screen's pixels: the fewer images, the larger
+    height, width = (length * (side // max(height, width)) for length in (height, width))
     margin, gap, cell = 28, 28, max(width, 128)
     caption_width = (cell + gap - 8) / PIXELS_PER_POINT
     texts = [wrap(text, caption_width, 6, bold=bold) for text, bold in zip(captions, marked, strict=True)]

@@ -55,6 +55,7 @@ class RunReport(Callback):
                 f"{data.title}, {len(data.classes)} classes: {card.train_size:,} {of_all}images to train on{changed},"
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
+                tables.described_images(data.image_size, data.resize, data.mean, data.std),
                 f"{type(pl_module.net).__name__}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
@@ -123,6 +124,10 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "dataset": card.dataset,
         "data_root": None if card.dataset == "drawn" else str(data.root.resolve()),
         "drawn_because": data.images.why_drawn or None,
+        "image_size": card.image_size,
+        "resize": card.resize,
+        "mean": card.mean,
+        "std": card.std,
         "seed": card.seed,
         "net": card.net["class_path"],
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
@@ -219,7 +224,9 @@ def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[st
     environment.globals["picture"] = lambda image: data_url(png(images[image]))
     environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
     template = environment.get_template("report.html.jinja")
-    return template.render(report=report, data=data, figures=pngs, config=config)
+    side = images.shape[-1]
+    side *= max(1, 96 // side)
+    return template.render(report=report, data=data, figures=pngs, config=config, side=side)
 
 
 def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure]) -> None:

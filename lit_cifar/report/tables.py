@@ -43,11 +43,17 @@ def plural(count: float, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def print_start(data: str, net: str, device: str) -> None:
-    """Prints the data, the network and the device of a training."""
+def print_start(data: str, images: str, net: str, device: str) -> None:
+    """Prints the data, what becomes of their images, the network and the device of a training."""
     console = _console()
-    for name, text in (("Data", data), ("Net", net), ("Device", device)):
+    for name, text in (("Data", data), ("Images", images), ("Net", net), ("Device", device)):
         console.print(f"[bold]{name:<6}[/bold] {escape(text)}")
+
+
+def described_images(side: int, resize: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """Returns `32 × 32 pixels (squeeze), mean 0.4914 0.4822 0.4465, standard deviation 0.2470 0.2435 0.2616`."""
+    numbers = (" ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return "{} × {} pixels ({}), mean {}, standard deviation {}".format(side, side, resize, *numbers)
 
 
 def print_drawn_box(images: Images) -> None:

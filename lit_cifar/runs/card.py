@@ -22,6 +22,7 @@ from torch import nn
 
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.cifar import Labels
+from lit_cifar.data.image_files import LARGEST_SIZE, SIDE, SMALLEST_SIZE, Resize
 from lit_cifar.data.sources import Kind
 from lit_cifar.errors import UsageError, listed
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -39,7 +40,9 @@ LABELS = {
     "seed": "--seed_everything",
     "augmentation": "--data",
     "trainer": "--trainer",
-} | {name: f"--data.{name}" for name in ("labels", "mean", "std", "val_size", "batch_size")}
+    "mean": "mean --data.normalize",
+    "std": "standard deviation --data.normalize",
+} | {name: f"--data.{name}" for name in ("labels", "val_size", "batch_size", "image_size", "resize")}
 """What to call the fields that are not parameters `--model.<name>`."""
 FREE = ("test_time_augmentation", "confidence_threshold", "init_from", "train_size", "changed_labels")
 """Fields in which a training and its resumption may differ: they concern only the test, what was before, or sums."""
@@ -94,6 +97,10 @@ class RunCard:
     changed_labels: int = 0
     """How many of them have another label than their true one."""
     decay_norms_and_biases: bool = True
+    image_size: int = SIDE
+    """Side of the images in pixels."""
+    resize: Resize = "squeeze"
+    """How pictures became images of this size."""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the card as a checkpoint holds it."""
@@ -113,6 +120,8 @@ class RunCard:
                 raise ValueError(name)
         if not 0 < values["confidence_threshold"] <= 1:
             raise ValueError("confidence_threshold")
+        if not SMALLEST_SIZE <= values.get("image_size", SIDE) <= LARGEST_SIZE:
+            raise ValueError("image_size")
         card = cls(**{name: values[name] for name in hints})
         if card.augmentation:  # what a checkpoint's version did not have yet was off
             card = replace(card, augmentation=vars(Augmentation()) | card.augmentation)

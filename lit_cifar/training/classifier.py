@@ -42,7 +42,7 @@ class LitClassifier(Evaluator):
     """Trains and tests a network on labelled images.
 
     Args:
-        net: Network that turns normalised images [N, 3, 32, 32] into logits [N, number of classes].
+        net: Network that turns normalised images [N, 3, H, W] into logits [N, number of classes].
         optimizer: Any of torch.optim's, or your own, by class path.
         lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
         lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
@@ -100,7 +100,8 @@ class LitClassifier(Evaluator):
     def check(self, datamodule: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
         batches, processes = schedules.batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
-        parts = (self.net, self.loss, self.make_optimizer, datamodule.classes, batches, processes)
+        classes, size = datamodule.classes, datamodule.image_size
+        parts = (self.net, self.loss, self.make_optimizer, classes, size, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
@@ -137,7 +138,7 @@ class LitClassifier(Evaluator):
         own: dict[str, Any] = {"dataset": "own", "images": 0, "augmentation": {}, "val_size": 0, "batch_size": 0}
         values = (described | own) | {
             **{name: getattr(self, name) for name in (*SETTINGS, *EVALUATION)},
-            **{name: getattr(data or self, name) for name in ("classes", "mean", "std")},
+            **{name: getattr(data or self, name) for name in ("classes", "mean", "std", "image_size", "resize")},
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),  # of Lightning's seed_everything
             "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
         }
@@ -166,7 +167,10 @@ class LitClassifier(Evaluator):
             self.know(self.classes)
 
     def _prepare(self, data: CIFAR10DataModule, stage: str) -> None:
+        if stage != "fit":
+            data.normalize_like(self.mean, self.std)
         self.classes, self.mean, self.std = data.classes, data.mean, data.std
+        self.see(data.image_size, data.resize)
         self.check(data, self.trainer, train=stage == "fit")
         if stage != "fit":
             return
@@ -288,6 +292,9 @@ class LitClassifier(Evaluator):
             root = Path() if self.has_own_data else self.datamodule.root
             check_resumable(Checkpoint(Path(str(self.trainer.ckpt_path)), card, checkpoint), self.card, root)
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
+            if not self.has_own_data:
+                self.datamodule.normalize_like(card.mean, card.std)
+                self.mean, self.std = self.datamodule.mean, self.datamodule.std
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
         elif (names := checkpoint[KEY].get("frozen")) is not None:
             self._frozen = names
