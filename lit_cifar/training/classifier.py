@@ -32,7 +32,14 @@ from lit_cifar.training.evaluator import Evaluator
 from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
-from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
+from lit_cifar.training.preparation import (
+    compile_net,
+    keep_freed_memory,
+    require_fit,
+    require_own_data_fit,
+    require_trainable,
+    whiten,
+)
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
 
 SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
@@ -156,7 +163,8 @@ class LitClassifier(Evaluator):
         if stage == "fit":
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.has_own_data:
-            self._require_own_data()
+            self.example_input_array = None  # their size is not known yet
+            require_own_data_fit(self.net, self.sides, self.whitened)
         else:
             self._prepare(self.datamodule, stage)
         if stage == "fit" and self.compiled:
@@ -180,16 +188,6 @@ class LitClassifier(Evaluator):
         if not self.whitened:
             whiten(self.net, data)
             self.whitened = True
-
-    def _require_own_data(self) -> None:
-        """Raises UsageError for what only CIFAR10DataModule can do."""
-        self.example_input_array = None  # their size is not known yet
-        if self.sides:
-            raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
-        if hasattr(self.net, "compute_whitening") and not self.whitened:
-            sentence = f"{type(self.net).__name__} computes its first layer from training images, which are not known"
-            todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
-            raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.new_optimizer(weights_to_train(self, self.trainer, self.make_lr_scheduler is not None))

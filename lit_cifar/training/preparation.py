@@ -93,6 +93,16 @@ def _others(side: int) -> str:
     return f"use another, such as one of {names}" if names else "use another"
 
 
+def require_own_data_fit(net: nn.Module, sides: Sequence[tuple[float, int]], whitened: bool) -> None:
+    """Raises UsageError for what only CIFAR10DataModule can do."""
+    if sides:
+        raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
+    if hasattr(net, "compute_whitening") and not whitened:
+        sentence = f"{type(net).__name__} computes its first layer from training images, which are not known"
+        todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
+        raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
+
+
 @torch.no_grad()
 def require_trainable(
     net: nn.Module, sides: Sequence[int], data: CIFAR10DataModule, batches: int, fewest: Callable[[int], Fewest]
