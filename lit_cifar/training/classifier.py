@@ -26,20 +26,12 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
-from lit_cifar.training import schedules
+from lit_cifar.training import preparation, schedules
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.evaluator import Evaluator
 from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
-from lit_cifar.training.preparation import (
-    compile_net,
-    keep_freed_memory,
-    require_fit,
-    require_own_data_fit,
-    require_trainable,
-    whiten,
-)
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
 
 SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
@@ -113,12 +105,12 @@ class LitClassifier(Evaluator):
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                require_fit(self.net, self.loss, sides, datamodule)
+                preparation.require_fit(self.net, self.loss, sides, datamodule)
                 if batches:
                     schedules.batches_before(trainer, datamodule, datamodule.augmentation.mix_until, 0)  # or refuses
                     options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
                     fewest = partial(fewest_images, slice_size=self.slice_size, **options)
-                    require_trainable(self.net, sides, datamodule, batches, fewest)
+                    preparation.require_trainable(self.net, sides, datamodule, batches, fewest)
             self.new_optimizer()
             self._checked = parts
 
@@ -158,17 +150,17 @@ class LitClassifier(Evaluator):
         return RunCard(**{name: plain(value, name) for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
-        keep_freed_memory()
+        preparation.keep_freed_memory()
         finders = (LearningRateFinder, BatchSizeFinder)
         if stage == "fit":
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.has_own_data:
             self.example_input_array = None  # their size is not known yet
-            require_own_data_fit(self.net, self.sides, self.whitened)
+            preparation.require_own_data_fit(self.net, self.sides, self.whitened)
         else:
             self._prepare(self.datamodule, stage)
         if stage == "fit" and self.compiled:
-            compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
+            preparation.compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
         self.card = self.make_card(None if self.has_own_data else self.datamodule, self.trainer)
         self.loss = moved(self.loss, self.trainer.strategy.root_device)
         if self.classes:
@@ -186,7 +178,7 @@ class LitClassifier(Evaluator):
             validates = bool(data.val_size and self.trainer.limit_val_batches)
             require_metrics(self.trainer, data.classes, validates, self.make_lr_scheduler)
         if not self.whitened:
-            whiten(self.net, data)
+            preparation.whiten(self.net, data)
             self.whitened = True
 
     def configure_optimizers(self) -> Any:
