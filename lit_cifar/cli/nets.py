@@ -81,7 +81,7 @@ def main(words: list[str]) -> None:
     if config.measure:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         where = f"{torch.get_num_threads()} threads of the CPU" if device is None else f"one device of {device.type}"
-        how = f"forward, loss, backward and a step of SGD in float32 with batches of {BATCH}, median of up to {STEPS} steps"
+        how = f"forward, loss, backward and a step of SGD in float32, batches of {BATCH}, median of up to {STEPS} steps"
         console.print(f"images/s: {how}, on {where}.")
     for note in notes:
         console.print(note)
