@@ -101,7 +101,12 @@ def test_config_card_and_checkpoint_hold_the_whole_class_path(cli: Cli, pictures
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("Resnet20", "did you mean ResNet20"), ("resnet-18", "did you mean ResNet18"), ("Squeezer", "ConvMixer")],
+    [
+        ("Resnet20", "did you mean ResNet20"),
+        ("resnet-18", "did you mean ResNet18"),
+        ("lit_cifar.nets.resnet.ResNet19", "did you mean ResNet1"),
+        ("Squeezer", "ConvMixer"),
+    ],
 )
 def test_a_misspelled_name_is_refused_with_the_nearest_of_ours(
     cli: Cli, tmp_path: Path, runs: Path, name: str, hint: str

@@ -33,11 +33,12 @@ def full_class_path(name: str, source: str = "--model.net") -> str:
 
     A class of torch.nn may be named in the same way; jsonargparse finds it.
     """
-    if name in NETS:
-        return class_path(name)
-    if not re.fullmatch(r"\w[\w-]*", name) or hasattr(nn, name):
-        return name
-    raise UsageError("network-unknown", f"{source} {name}: there is no network of this name; {nearest_net(name)}")
+    module, _, short = name.rpartition(".")
+    if short in NETS and name in (short, class_path(short)):
+        return class_path(short)
+    if module.startswith("lit_cifar.nets") or (re.fullmatch(r"\w[\w-]*", name) and not hasattr(nn, name)):
+        raise UsageError("network-unknown", f"{source} {name}: there is no network of this name; {nearest_net(short)}")
+    return name
 
 
 def nearest_net(name: str) -> str:

@@ -22,7 +22,8 @@ from lit_cifar.errors import UsageError, reason, require
 from lit_cifar.nets import NETS, Published
 
 BATCH = 128
-STEPS = 5  # of which the median counts, after one that is not measured
+STEPS = 5  # of which the median counts, after one that is not measured; fewer if they take longer than this:
+LONGEST = 20.0  # seconds a network
 SIDES = (8, 224)  # pixels
 ROW = "{:<11}{:>11}  {:>13}  {:>10}  {:>10}"
 TIMM = "Timm       any network of timm by name: --model.net Timm --model.net.name resnet18"
@@ -70,6 +71,7 @@ def main(words: list[str]) -> None:
                 for seconds in _steps(make(), config.image_size, config.classes):
                     steps.append(seconds)
                     progress.advance(bar)
+                progress.advance(bar, 1 + STEPS - len(steps))
                 rate = f"{BATCH / median(steps[1:]):,.0f}"
             console.print((ROW.format(name, *size, *accuracies) + last.format(rate)).rstrip())
     what = f"{config.classes} classes, images of {config.image_size}×{config.image_size} pixels"
@@ -79,7 +81,7 @@ def main(words: list[str]) -> None:
     if config.measure:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         where = f"{torch.get_num_threads()} threads of the CPU" if device is None else f"one device of {device.type}"
-        how = f"forward, loss, backward and a step of SGD in float32 with batches of {BATCH}, median of {STEPS} steps"
+        how = f"forward, loss, backward and a step of SGD in float32, batches of {BATCH}, median of up to {STEPS} steps"
         console.print(f"images/s: {how}, on {where}.")
     for note in notes:
         console.print(note)
@@ -127,8 +129,11 @@ def _steps(net: nn.Module, side: int, classes: int) -> Iterator[float]:
     optimizer = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, nesterov=True)
     images = torch.randn(BATCH, 3, side, side, device=device)
     labels = torch.arange(BATCH, device=device) % classes
-    for _ in range(1 + STEPS):
+    start = time.perf_counter()
+    for step in range(1 + STEPS):
         begun = time.perf_counter()
+        if step > 1 and begun > start + LONGEST:
+            return
         optimizer.zero_grad()
         nn.functional.cross_entropy(net(images), labels).backward()
         optimizer.step()
