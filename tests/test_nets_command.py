@@ -33,7 +33,7 @@ def test_the_table_has_the_sizes_that_were_published_and_fits_on_a_terminal(
     result = cli("nets")
     assert (result.code, result.err) == (0, "")
     lines = result.out.splitlines()
-    assert all(len(line) <= 90 for line in lines)
+    assert all(len(line) <= 80 for line in lines)
     rows = {line.split()[0]: line.split()[1:] for line in lines[1 : len(NETS) + 1]}
     assert list(rows) == list(NETS)
     for name, (parameters, millions) in PUBLISHED.items():

@@ -20,6 +20,7 @@ from lit_cifar.cli.net_arguments import nearest_net
 from lit_cifar.cli.parser import Parser
 from lit_cifar.errors import UsageError, reason, require
 from lit_cifar.nets import NETS, Published
+from lit_cifar.report.tables import plural
 
 BATCH = 128
 STEPS = 5  # of which the median counts, after one that is not measured; fewer if they take longer than this:
@@ -49,7 +50,7 @@ def main(words: list[str]) -> None:
     require(config.classes >= 1, f"--classes {config.classes} must be at least 1")
     low, high = SIDES
     require(low <= config.image_size <= high, f"--image_size {config.image_size} must be between {low} and {high}")
-    console, sources, notes = Console(soft_wrap=True, markup=False, highlight=False), list[str](), list[str]()
+    console, sources, notes = Console(markup=False, highlight=False), list[str](), list[str]()
     names = [config.net] if config.net else [*NETS]
     with Progress(console=console, transient=True, disable=not (config.measure and console.is_terminal)) as progress:
         bar = progress.add_task("Measuring", total=len(names) * (STEPS + 1))
@@ -80,7 +81,8 @@ def main(words: list[str]) -> None:
         console.print(f"[{number}] {source}")
     if config.measure:
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        where = f"{torch.get_num_threads()} threads of the CPU" if device is None else f"one device of {device.type}"
+        threads = plural(torch.get_num_threads(), "thread")
+        where = f"a CPU with {threads}" if device is None else f"one device of {device.type}"
         how = f"forward, loss, backward and a step of SGD in float32, batches of {BATCH}, median of up to {STEPS} steps"
         console.print(f"images/s: {how}, on {where}.")
     for note in notes:

@@ -1,4 +1,6 @@
-"""A network for records: a fixed whitening layer, then three groups of convolutions. 1,972,792 parameters.
+"""A network for records: a fixed whitening layer, then three groups of convolutions.
+
+1,972,792 parameters and 118 million multiplications an image. Published for airbench94: 94.01 % on CIFAR-10.
 
 The architecture is that of Keller Jordan's airbench94 (arXiv 2404.00498), which descends from David Page's and
 tysam-code's networks: the first layer turns 2×2 patches into uncorrelated numbers and is computed from the images,

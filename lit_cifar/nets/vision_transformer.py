@@ -12,7 +12,8 @@ Names are those of SHI-Labs/Compact-Transformers: CCT-7/3x1 has 7 layers and one
 SHI-Labs counts 0.947, 0.033 and 0.239 billion, without the products between tokens. Published: 96.53 % on CIFAR-10 and
 80.92 % on CIFAR-100 for CCT-7/3x1 after 300 epochs, 91.38 and 69.75 % for ViT-Lite-7/4 after 200.
 
-Attention is written as products and a softmax: torch's fused kernels sum gradients in another order each time on CUDA.
+Attention is written as products and a softmax: on CUDA, torch's fused kernels may sum gradients in another order each
+time, and on a CPU they are no faster with dropout.
 """
 
 import math
