@@ -90,7 +90,8 @@ def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[s
     console = _console(soft_wrap=False)
     rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
     width = max(map(cell_len, ["class", *(name for name, _ in rows)])) + len("accuracy") + 4
-    blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, console.width // width)  # beside each other
+    # beside each other, three columns each; two spaces follow each column but the last
+    blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, (console.width + 2) // (width + 2))
     bar = min(BAR, console.width - width) if blocks == 1 else 0
     headers = [Column("class", no_wrap=True), Column("accuracy", justify="right", no_wrap=True), Column(no_wrap=True)]
     table = Table(*(header.copy() for _ in range(blocks) for header in headers), box=None, pad_edge=False)

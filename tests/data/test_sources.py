@@ -186,7 +186,6 @@ import sys
 sys.path[:0] = {[str(Path(__file__).parents[1])]!r}
 import tarfile
 from pathlib import Path
-from urllib.parse import urlsplit
 import pytest
 from published import *
 from lit_cifar.data import sources
