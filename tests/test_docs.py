@@ -20,6 +20,7 @@ import pytest
 import yaml
 from conftest import Cli, paint_pictures
 from PIL import Image
+from published import cifar100_files, publish, write_batches
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
@@ -29,7 +30,7 @@ CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"
 OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", "torchrun", "srun", ".ci/gpu"}
 """Commands of other programs, which are not run here. Those that start lit_cifar are parsed from there on."""
 HELD_OUT = "--data.val_size=20"
-HOW_MANY_RUN = {"data.md": 8, "recipes.md": 13, "networks.md": 3, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
+HOW_MANY_RUN = {"data.md": 10, "recipes.md": 13, "networks.md": 3, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
 """How many commands of each page the slow test runs, so that none escapes it."""
 
 
@@ -144,6 +145,9 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     paint_pictures(tmp_path / "data", CLASSES)
     paint_pictures(tmp_path / "my-pictures", ("apple", "pear"))
+    files = cifar100_files()
+    publish(monkeypatch, files, b"", "cifar100")
+    write_batches(tmp_path / "data" / "cifar100", files, "cifar-100-python")
     for picture in ("photos/a.png", "shots/b.jpg", "frog.png"):
         (tmp_path / picture).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), "green").save(tmp_path / picture)
