@@ -132,7 +132,7 @@ class Augmentation:
         high, wide = sizes.index_select(0, size % len(sizes)).unbind(1)
         top, left = down % (height - high + 1), right % (width - wide + 1)
         high = high * (chance < self.erase * STEPS)
-        return rectangles(top, top + high, left, left + wide, height, width).byte() * 255
+        return rectangles(top, top + high, left, left + wide, height, width)
 
     def draw_jitter(self, indices: Tensor, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
         """Returns the offset and the factor of each image's normalised values, float32 `[N, 1, 1, 1]` each."""
@@ -185,10 +185,9 @@ def _erased_sizes(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def rectangles(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, height: int, width: int) -> Tensor:
-    """Returns bool `[N, 1, H, W]`: the pixels of one rectangle per image, without its `bottom` and `right`."""
-    y, x = (torch.arange(size, device=top.device) for size in (height, width))
-    rows, columns = (
-        (places >= first[:, None]) & (places < last[:, None])
-        for places, first, last in ((y, top, bottom), (x, left, right))
-    )
+    """Returns uint8 `[N, 1, H, W]`: 255 inside one rectangle per image, without its `bottom` and `right`; 0 outside."""
+    spans = (height, top[:, None], bottom[:, None]), (width, left[:, None], right[:, None])
+    places = ((torch.arange(size, device=top.device), first, last) for size, first, last in spans)
+    # bytes, because torch is three times as slow with bool
+    rows, columns = (((place >= first) & (place < last)).byte() * 255 for place, first, last in places)
     return (rows[:, :, None] & columns[:, None, :])[:, None]

@@ -98,11 +98,10 @@ class BatchLoader:
         self._images, self._labels = images.images.to(device), images.labels.to(device)
         self._indices = torch.arange(len(images.labels)) if indices is None else indices.cpu()
         self._candidates = self._indices.to(device)  # for partners of mixed images
-        self._mean_colour = (
-            torch.tensor([255 * m for m in mean], device=device).round().clamp(0, 255).byte()[:, None, None]
-        )
-        self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)[:, None, None]
-        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[:, None, None]
+        colour = torch.tensor([255 * m for m in mean]).round().clamp(0, 255).byte()
+        self._mean_colour = colour[:, None, None].to(device)
+        self._scale = torch.tensor([1 / (255 * s) for s in std], device=device)[None, :, None, None]
+        self._shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)[None, :, None, None]
         self._order = torch.empty(0)  # of the epoch that is iterated, on the device
         self.batch_sampler = EpochSampler(self)
         self._first_batch = 0  # of the next iteration; not 0 after resuming in the middle of an epoch
@@ -171,21 +170,17 @@ class BatchLoader:
         """Returns the images at these indices of the data set, augmented, normalised and perhaps mixed, and labels."""
         indices = indices.to(self._device)
         mix = self._mix(indices) if mixes and self.augmentation.mixes else None
-        images = self._prepared(indices if mix is None else torch.cat((indices, mix.partners)))
-        if mix is not None:
-            images = mix.images(*images.tensor_split(2))
+        loaded = indices if mix is None else torch.cat((indices, mix.partners))
+        images = self._images.index_select(0, loaded)  # ten times as fast as [loaded]
+        images = self.augmentation(images, loaded, self.seed, self.epoch, self._mean_colour)
+        scale, shift = self._scale, self._shift
+        if self.augmentation.jitter:
+            offset, factor = self.augmentation.draw_jitter(loaded, self.seed, self.epoch)
+            scale, shift = scale * factor, (shift + offset) * factor
+        images = images.float().mul_(scale).add_(shift) if mix is None else mix.images(images, scale, shift)
         if self.side is not None and self.side != images.shape[-1] and len(images):
             images = F.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True)
         return images, self._labels_of(indices, mix)
-
-    def _prepared(self, indices: Tensor) -> Tensor:
-        images = self._images.index_select(0, indices)  # ten times as fast as [indices]
-        images = self.augmentation(images, indices, self.seed, self.epoch, self._mean_colour)
-        scale, shift = self._scale, self._shift
-        if self.augmentation.jitter:
-            offset, factor = self.augmentation.draw_jitter(indices, self.seed, self.epoch)
-            scale, shift = scale * factor, (shift + offset) * factor
-        return images.float().mul_(scale).add_(shift)
 
     def _mix(self, indices: Tensor) -> Mix:
         size = self._images.shape[2:]

@@ -31,14 +31,31 @@ class Mix(NamedTuple):
     share: Tensor
     """float32 `[N]`, the image's share of the label; the rest is the partner's."""
 
-    def images(self, images: Tensor, partners: Tensor) -> Tensor:
-        """Mixes float32 `[N, 3, H, W]` with the same of the partners, in their memory."""
+    def images(self, images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """Normalises and mixes; returns float32 `[N, 3, H, W]`.
+
+        Args:
+            images: uint8 `[2N, 3, H, W]`, the images and then their partners.
+            scale: float32 `[2N or 1, 3, 1, 1]`, by which images are multiplied to normalise them.
+            shift: The same, what is added then.
+        """
+        count, is_common = len(images) // 2, len(scale) == 1
+        (images, others), (scale, other_scale), (shift, other_shift) = (
+            each.expand(2 * count, -1, -1, -1).tensor_split(2) for each in (images, scale, shift)
+        )
         if self.box is not None:
-            images = torch.where(rectangles(*self.box, *images.shape[2:]), partners, images)
-        if self.blend is not None:
-            blend = self.blend[:, None, None, None]
-            images = images.mul_(blend).add_(partners.mul_(1 - blend))  # lerp rounds differently from device to device
-        return images
+            inside = rectangles(*self.box, *images.shape[2:])
+            images = images & ~inside | others & inside
+            if not is_common:  # jitter is that of the image which a pixel is from
+                scale, shift = (
+                    torch.where(inside > 0, other, own) for own, other in ((scale, other_scale), (shift, other_shift))
+                )
+        if self.blend is None:
+            return images.float().mul_(scale).add_(shift)
+        own = self.blend[:, None, None, None]
+        rest = 1 - own  # numbers per image are multiplied first: a quarter of the time of mixing normalised images
+        mixed = images.float().mul_(scale * own).add_(shift * own + other_shift * rest)
+        return mixed.add_(others.float().mul_(other_scale * rest))
 
     def labels(self, labels: Tensor, partners: Tensor, classes: int) -> Tensor:
         """Returns float32 `[N, classes]`, the probabilities of the classes, from int64 `[N]` each."""
