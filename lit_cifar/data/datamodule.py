@@ -20,6 +20,7 @@ from lit_cifar.data.normalization import Channels, Normalization, Normalize, nor
 from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.errors import UsageError, require
 
+EVAL_BATCH = 250  # images of 32 pixels
 VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
 
 
@@ -32,7 +33,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         dataset: "real" uses the images in root, "drawn" synthetic images of ten classes, and "auto" synthetic images
             only if root has none and they can't be downloaded.
         batch_size: Images per training batch, over all devices together.
-        eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
+        eval_batch_size: Images per batch of validation, test and prediction, over all devices together; by default 250,
+            and fewer if they are larger than 32 pixels.
         val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
             class the same share is held out, chosen by the seed. If root has val/<class>/, those images are used.
         image_size: Side in pixels, from 8 to 224, to which the pictures of a folder are scaled. The images of CIFAR-10
@@ -60,7 +62,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         root: str = "data",
         dataset: Dataset = "real",
         batch_size: int = 4,
-        eval_batch_size: int = 250,
+        eval_batch_size: int | None = None,
         val_size: int | float = VAL_SHARE,
         image_size: int = 32,
         resize: Resize = "squeeze",
@@ -77,7 +79,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         if str(root) == "":
             raise UsageError("value-missing", "--data.root is empty; set it to the folder of the images")
         require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
-        require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
+        fine = eval_batch_size is None or eval_batch_size >= 1
+        require(fine, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
         fine = val_size >= 0 if isinstance(val_size, int) else 0 <= val_size < 1
         require(fine, f"--data.val_size {val_size} must be a number of images, 0 or more, or a share below 1")
         fine = SMALLEST_SIZE <= image_size <= LARGEST_SIZE
@@ -90,7 +93,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.root = Path(root).expanduser()
         self.dataset: Dataset = dataset
         self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.eval_batch_size = eval_batch_size or Scaling(image_size).images_like(EVAL_BATCH)
         self._asked_val_size = val_size
         self.image_size, self.resize = image_size, resize
         self.normalize = normalize

@@ -59,7 +59,8 @@ def wrong_words(draw: Callable[[Any], Any]) -> tuple[str, list[str], list[str]]:
     chosen = NUMBERS if kind == "number" else CLASSES
     if command != "fit":
         chosen = {
-            flag: NUMBERS[flag] for flag in ("--data.eval_batch_size", "--data.crop", "--trainer.devices", "--data.normalize")
+            flag: NUMBERS[flag]
+            for flag in ("--data.eval_batch_size", "--data.crop", "--trainer.devices", "--data.normalize")
         }
     flag = draw(st.sampled_from(sorted(chosen)))
     value = str(draw(chosen[flag]))
