@@ -20,6 +20,7 @@ from lit_cifar.data.sources import Dataset, Images, open_images
 from lit_cifar.data.training_set import TrainingChanges, TrainingSet, held_out
 from lit_cifar.errors import UsageError, require
 
+EVAL_BATCH = 250  # images of 32 pixels
 VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
 
 
@@ -35,7 +36,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
             CIFAR-10 can't be downloaded.
         labels: Labels of CIFAR-100: "fine" for its 100 classes, "coarse" for its 20 superclasses.
         batch_size: Images per training batch, over all devices together.
-        eval_batch_size: Images per batch of validation, test and prediction, over all devices together.
+        eval_batch_size: Images per batch of validation, test and prediction, over all devices together; by default 250,
+            and fewer if they are larger than 32 pixels.
         val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
             class the same share is held out, chosen by the seed. If root has val/<class>/, those images are used.
         fraction: Share of the training images to train on, above 0 and up to 1, the same of each class.
@@ -81,7 +83,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         dataset: Dataset | None = None,
         labels: Labels = "fine",
         batch_size: int = 4,
-        eval_batch_size: int = 250,
+        eval_batch_size: int | None = None,
         val_size: int | float = VAL_SHARE,
         fraction: float = 1.0,
         imbalance: float = 1.0,
@@ -108,7 +110,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         if str(root) == "":
             raise UsageError("value-missing", "--data.root is empty; set it to the folder of the images")
         require(batch_size >= 1, f"--data.batch_size {batch_size} must be at least 1")
-        require(eval_batch_size >= 1, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
+        fine = eval_batch_size is None or eval_batch_size >= 1
+        require(fine, f"--data.eval_batch_size {eval_batch_size} must be at least 1")
         fine = val_size >= 0 if isinstance(val_size, int) else 0 <= val_size < 1
         require(fine, f"--data.val_size {val_size} must be a number of images, 0 or more, or a share below 1")
         fine = SMALLEST_SIZE <= image_size <= LARGEST_SIZE
@@ -122,7 +125,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.dataset: Dataset | None = dataset
         self.labels: Labels = labels
         self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.eval_batch_size = eval_batch_size or Scaling(image_size).images_like(EVAL_BATCH)
         self._asked_val_size = val_size
         self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
         self.image_size, self.resize, self.normalize = image_size, resize, normalize

@@ -25,7 +25,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 NAMED = "PNG, JPEG, WEBP, GIF or BMP"
 ENLARGED = 256  # pixels, or as many times as fit
 GREYED = 0.15  # of a picture shows where the network did not look; any eye sees grey, on dark and light pictures
-SHOWN = 1000  # images of the gallery, drawn by lot from all test images
+SHOWN = 1000  # images of the gallery, of 32 pixels, drawn by lot from all test images
 
 
 def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
@@ -131,7 +131,9 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
     if drawn:
         note = "The gallery shows synthetic images, on which this network was trained."
     total = len(test.labels)
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[
+        : max(100, classifier.scaling.images_like(SHOWN))
+    ]
     console = Console(stderr=True)
     parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
     predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])
