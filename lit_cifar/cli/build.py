@@ -60,14 +60,18 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
     """
-    if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
+    is_default = command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}
+    if is_default:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
     complete_class_paths(given)
     weights = initial_weights(command, given)
     start = starting_checkpoint(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
-    parser = _parser(command, given, start, description)
+    if is_default and (start or weights):  # nobody has named the tutorial's network
+        for recipe in given.recipes.values():
+            del recipe["model"]["net"]
+    parser = _parser(command, given, start, weights, description)
     config = parser.parse_args(given.words)
     check_values(config)
     chosen = config.fast_precision and given.get("trainer.precision") is None
@@ -178,7 +182,9 @@ def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
         readable(state, name)
 
 
-def _parser(command: str, given: Given, start: Checkpoint | None, description: str) -> Parser:
+def _parser(
+    command: str, given: Given, start: Checkpoint | None, weights: Checkpoint | None, description: str
+) -> Parser:
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
     parser.given = given
@@ -210,13 +216,14 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         if card.dataset != "own" and (card.dataset != "folder" or command == "fit"):
             known["data.dataset"] = card.dataset  # any images of its classes may test what was trained on a folder
         known |= {"data.labels": card.labels, "seed_everything": card.seed}
-        named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
-        arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
-        if net := default_net(start, named[-1] if named else None, command == "fit", arguments):
-            known["model.net"] = take_open_arguments(given, copy.deepcopy(net))
         if command != "fit" and (loss := default_loss(start)):
             known["model.loss"] = loss
         parser.set_defaults(known)
+    if (source := start or weights) and not given.own_classes:
+        named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
+        arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
+        if net := default_net(source, named[-1] if named else None, command == "fit", arguments):
+            parser.set_defaults({"model.net": take_open_arguments(given, copy.deepcopy(net))})
     return parser
 
 
