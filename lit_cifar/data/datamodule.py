@@ -95,7 +95,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self._asked_val_size = val_size
-        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
+        labels_from = None if train_labels is None else str(train_labels)  # a Path, from Python
+        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), labels_from)
         self.mean, self.std = tuple(mean), tuple(std)
         self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
         self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
