@@ -127,7 +127,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or Scaling(image_size).images_like(EVAL_BATCH)
         self._asked_val_size = val_size
-        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), train_labels)
+        labels_from = None if train_labels is None else str(train_labels)  # a Path, from Python
+        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), labels_from)
         self.image_size, self.resize, self.normalize = image_size, resize, normalize
         mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
         self.augmentation = Augmentation(

@@ -110,8 +110,8 @@ def make_optimizer(
 
     Raises UsageError if it refuses its arguments, knows no weight decay, or is for sparse gradients.
     """
-    undecayed = weights_that_do_not_decay(undecayed_in) if undecayed_in else set()
     try:
+        undecayed = weights_that_do_not_decay(undecayed_in) if undecayed_in else set()
         optimizer = make(_without_decay({"params": weights}, undecayed) if undecayed else weights)
     except (TypeError, ValueError, RuntimeError) as error:
         raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
