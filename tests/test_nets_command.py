@@ -51,7 +51,7 @@ def test_a_single_network_is_measured_for_other_images(cli: Cli) -> None:
     assert result.code == 0
     row = result.out.splitlines()[1].split()
     assert row[:2] == ["Net", f"{62_006 - 7 * 85:,}"]
-    assert int(row[-1].replace(",", "")) > 100
+    assert float(row[-1].replace(",", "")) > 10
     result = cli("nets", "--net=ViTLite", "--image_size=30", "--measure")
     assert (result.code, result.out.splitlines()[1].split()[2]) == (0, "–")
     assert "image_size 30 must be a multiple of patch_size 4" in result.out

@@ -73,7 +73,8 @@ def main(words: list[str]) -> None:
                     steps.append(seconds)
                     progress.advance(bar)
                 progress.advance(bar, 1 + STEPS - len(steps))
-                rate = f"{BATCH / median(steps[1:]):,.0f}"
+                images = BATCH / median(steps[1:])
+                rate = f"{images:,.1f}" if images < 100 else f"{images:,.0f}"
             console.print((ROW.format(name, *size, *accuracies) + last.format(rate)).rstrip())
     what = f"{config.classes} classes, images of {config.image_size}×{config.image_size} pixels"
     console.print(f"\n{what}. Accuracies in %, as published; none was measured here:")
