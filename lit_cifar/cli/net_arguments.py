@@ -99,7 +99,7 @@ def set_from_data(net: Namespace, given: Given, classes: int, image_size: int) -
     words = [word for word in given.words if not word.startswith("--data.")]
     settings = str([words, *(recipe.get("model") for recipe in given.recipes.values())])
     for name, value in (("num_classes", classes), ("image_size", image_size)):
-        if name in settings:
+        if re.search(rf"\b{name}['\"]?\s*[:=,]", settings):  # not only part of a class path
             continue
         if name in (net.get("init_args") or {}):
             net.init_args[name] = value
