@@ -1,8 +1,8 @@
 """TrivialAugmentWide (Müller, Hutter, arXiv 2103.10158), on whole batches: one of 14 operations on each image.
 
 Operations, magnitudes and arithmetic are those of torchvision.transforms.v2.TrivialAugmentWide with its defaults: 31
-magnitudes, nearest interpolation, black where there is no image. Where each pixel comes from and what becomes of each
-brightness is looked up in tables. They are made on the CPU, so the device makes no difference.
+magnitudes, nearest interpolation, black where there is no image. Where pixels come from is looked up in a table that is
+made on the CPU, so pixels move alike on every device.
 """
 
 import math
@@ -20,18 +20,17 @@ SETTINGS = 14 * SIGNED  # operations that have no sign or no magnitude do the sa
 FRACTIONS, ANGLES, SHIFTS, THRESHOLDS = (  # as torchvision's: in float32
     torch.linspace(first, last, MAGNITUDES).tolist() for first, last in ((0, 0.99), (0, 135), (0, 32), (1, 0))
 )
-MOVING = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")  # the first operations
 
 
 class Tables(NamedTuple):
     """What the settings do."""
 
     sources: Tensor
-    """int32 `[5 * SIGNED, H * W]`: for each setting of MOVING where a pixel comes from, H * W if it becomes black."""
+    """int32 `[5 * SIGNED, H * W]`: for each setting of `_move` where a pixel comes from, H * W if it becomes black."""
     curves: Tensor
-    """uint8 `[3 * SIGNED, 256]`: for each setting of brightness, posterize and solarize what becomes of each value."""
+    """uint8 `[3 * SIGNED, 256]`: for each setting of `_map` what becomes of each value."""
     magnitudes: Tensor
-    """float32 `[SIGNED]`, from -0.99 to 0.99, of colour, contrast and sharpness."""
+    """float32 `[SIGNED]`, from -0.99 to 0.99, for `_away_from`."""
 
 
 def trivial_augment(images: Tensor, settings: Tensor, grouped: bool) -> Tensor:
@@ -44,7 +43,7 @@ def trivial_augment(images: Tensor, settings: Tensor, grouped: bool) -> Tensor:
     if grouped:
         order = settings.argsort()
         settings = settings[order]
-        ends = torch.searchsorted(settings, torch.tensor([SIGNED * end for _, end, _ in CHANGES])).tolist()
+        ends = torch.searchsorted(settings, settings.new_tensor([SIGNED * end for _, end, _ in CHANGES])).tolist()
         parts = list(images.index_select(0, order).tensor_split(ends))
         for i, (first, _, change) in enumerate(CHANGES):
             if len(parts[i]):
@@ -124,8 +123,8 @@ def _equalize(images: Tensor, _: Tensor, __: Tables) -> Tensor:
 
 
 CHANGES: tuple[tuple[int, int, Callable[[Tensor, Tensor, Tables], Tensor]], ...] = (
-    (0, 5, _move),
-    (5, 8, _map),
+    (0, 5, _move),  # shear and translation along x and y, rotation
+    (5, 8, _map),  # brightness, posterize, solarize
     (8, 9, _saturate),
     (9, 10, _contrast),
     (10, 11, _sharpen),
@@ -137,13 +136,14 @@ CHANGES: tuple[tuple[int, int, Callable[[Tensor, Tensor, Tables], Tensor]], ...]
 
 @lru_cache(maxsize=4)  # made in 30 ms for 32×32 pixels, which takes 1.3 MB
 def _tables(height: int, width: int, device: torch.device) -> Tables:
-    values = torch.arange(256, dtype=torch.uint8)
-    curves = [values.mul(1 + fraction).clamp_(0, 255).byte() for fraction in _signed(FRACTIONS)]
-    curves += [values >> bits << bits for i in range(MAGNITUDES) for bits in (round(i / 5),) * 2]
-    curves += [
-        torch.where(values >= 255 * each, ~values, values) for threshold in THRESHOLDS for each in (threshold,) * 2
-    ]
-    tables = _sources(height, width), torch.stack(curves), torch.tensor(_signed(FRACTIONS))
+    with torch.device("cpu"), torch.autocast("cpu", enabled=False):  # in full precision, whoever asks first
+        values = torch.arange(256, dtype=torch.uint8)
+        curves = [values.mul(1 + fraction).clamp_(0, 255).byte() for fraction in _signed(FRACTIONS)]
+        for i in range(SIGNED):
+            curves.append(values >> round(i // 2 / 5) << round(i // 2 / 5))
+        for i in range(SIGNED):
+            curves.append(torch.where(values >= 255 * THRESHOLDS[i // 2], ~values, values))
+        tables = _sources(height, width), torch.stack(curves), torch.tensor(_signed(FRACTIONS))
     return Tables(*(each.to(device) for each in tables))
 
 
@@ -152,7 +152,7 @@ def _signed(magnitudes: list[float]) -> list[float]:
 
 
 def _sources(height: int, width: int) -> Tensor:
-    """Returns Tables.sources, found by torchvision's arithmetic on an image whose pixels are their own places.
+    """Returns `Tables.sources`, found by torchvision's arithmetic on an image whose pixels are their own places.
 
     Coordinates are exactly between two pixels so often that only the same roundings make the same choices.
     """
@@ -175,7 +175,7 @@ def _matrices(height: int, width: int) -> list[tuple[float, ...]]:
     shifts = [float(int(each)) for each in _signed(SHIFTS)]
     turns = [(math.cos(math.radians(each)), math.sin(math.radians(each))) for each in _signed(ANGLES)]
     return [
-        *((1.0, shear, shear * height * 0.5, 0.0, 1.0, 0.0) for shear in shears),  # the top left corner stays
+        *((1.0, shear, shear * height * 0.5, 0.0, 1.0, 0.0) for shear in shears),  # the top left corner stays in place
         *((1.0, 0.0, 0.0, shear, 1.0, shear * width * 0.5) for shear in shears),
         *((1.0, 0.0, -shift, 0.0, 1.0, 0.0) for shift in shifts),
         *((1.0, 0.0, 0.0, 0.0, 1.0, -shift) for shift in shifts),

@@ -57,6 +57,14 @@ def test_each_operation_at_each_strength_is_that_of_torchvision(make: Any, heigh
         assert torch.equal(again, changed[shuffled])
 
 
+def test_half_precision_of_a_training_does_not_move_pixels() -> None:
+    images, settings = noise(20, 24), torch.arange(SETTINGS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # while the tables of this size are made
+        changed = trivial_augment(images, settings, grouped=True)
+    expected = torch.stack([of_torchvision(image, i) for i, image in enumerate(images[: 5 * SIGNED])])
+    assert torch.equal(changed[: 5 * SIGNED], expected)
+
+
 def test_operations_are_drawn_alike_often_and_with_every_strength() -> None:
     images = noise(8, 8)[:1].expand(40_000, -1, -1, -1)
     changed = Augmentation(trivial_augment=True)(images, torch.arange(len(images)), 1, 2)
