@@ -121,6 +121,10 @@ class _Transformer(nn.Module):
                 nn.init.kaiming_normal_(layer.weight)
         self.to(memory_format=torch.channels_last)
 
+    def no_weight_decay(self) -> set[str]:
+        """Returns the names of weights that should not decay: positions and, if there is one, the class token."""
+        return {"positions", "class_token"}
+
     def _transform(self, tokens: Tensor) -> Tensor:
         return self.norm(self.layers(self.position_dropout(tokens + self.positions)))
 
