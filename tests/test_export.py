@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from lit_cifar import LitClassifier
+from lit_cifar.data.image_files import TO_32, Scaling
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.deploy.standalone import resized
 
@@ -77,8 +78,10 @@ def test_a_run_that_was_tested_with_more_views_is_exported_with_one(
 @pytest.mark.parametrize("height", [1, 7, 31, 32, 33, 64, 500])
 @pytest.mark.parametrize("width", [1, 5, 32, 40, 64, 333])
 def test_pictures_are_resized_to_the_same_bytes_as_in_python(height: int, width: int) -> None:
-    for picture in (noise(height, width), noise(height, width) // 128 * 255):
-        assert torch.equal(resized(torch.from_numpy(picture)[None])[0], to_pixels(picture).double())
+    for scaling in (TO_32, Scaling(32, "crop"), Scaling(32, "pad"), Scaling(51, "squeeze"), Scaling(51, "pad")):
+        for picture in (noise(height, width), noise(height, width) // 128 * 255):
+            found = resized(torch.from_numpy(picture)[None], *scaling)[0]
+            assert torch.equal(found, to_pixels(picture, scaling).double())
 
 
 def test_the_onnx_file_runs_without_lit_cifar_and_torch(exported: Exported) -> None:
@@ -118,6 +121,7 @@ def test_each_file_carries_classes_recipe_network_and_normalisation(exported: Ex
     assert beside["net"] == {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 3}}
     assert beside["classes"] == ["plane", "car", "bird"]
     assert (beside["recipe"], beside["mean"], beside["std"]) == ("tutorial", [0.5] * 3, [0.5] * 3)
+    assert (beside["image_size"], beside["resize"]) == (32, "squeeze")
     assert beside["versions"]["torch"] == torch.__version__.partition("+")[0]
 
 
@@ -190,7 +194,7 @@ NETS = (
 def test_every_net_is_exported_in_every_format(cli: Cli, pictures: Path, tmp_path: Path, net: str) -> None:
     data = f"--data.root={pictures}"
     fit = ("--data.val_size=0", "--data.batch_size=20", "--trainer.max_epochs=1", "--model.net", net)
-    normalisation = ("--data.mean=[0.49,0.48,0.45]", "--data.std=[0.25,0.24,0.26]")
+    normalisation = ("--data.normalize=[[0.49,0.48,0.45],[0.25,0.24,0.26]]",)
     runs = f"--trainer.default_root_dir={tmp_path}"
     trained = cli("fit", data, runs, *fit, *normalisation, "--model.net.init_args.num_classes=3")
     assert trained.code == 0, trained.err

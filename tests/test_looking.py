@@ -9,6 +9,7 @@ from PIL import Image
 from serving import classifier_of, picture
 from torch import Tensor, nn
 
+from lit_cifar.data.image_files import TO_32, Scaling
 from lit_cifar.deploy.demo.looking import activation_map, decode, enlarged, look
 from lit_cifar.errors import UserError
 from lit_cifar.nets.resnet import ResNet18
@@ -83,9 +84,9 @@ def test_the_map_is_that_of_the_class_asked_for_on_the_convolution_that_runs_las
 def test_what_the_network_looked_at_stays_clear_and_the_rest_turns_grey() -> None:
     pixels = torch.tensor([0, 128, 200], dtype=torch.uint8).view(1, 3, 1).expand(3, 3, 2)
     assert torch.equal(enlarged(pixels, torch.ones(4, 4)), enlarged(pixels))
-    assert torch.equal(enlarged(pixels)[:, ::8, ::8], pixels)
+    assert torch.equal(enlarged(pixels)[:, ::128, ::128], pixels)
     grey = enlarged(pixels, torch.zeros(4, 4))
-    assert grey[0, ::8, 0].tolist() == [109, 128, 139]  # 15 % of the way from 128: 108.8, 128, 138.8
+    assert grey[0, ::128, 0].tolist() == [109, 128, 139]  # 15 % of the way from 128: 108.8, 128, 138.8
 
 
 def progressive(passes: int) -> bytes:
@@ -98,9 +99,9 @@ def progressive(passes: int) -> bytes:
 
 
 def test_a_jpeg_of_up_to_100_passes_is_decoded() -> None:
-    assert decode(progressive(100)).shape == (3, 32, 32)
+    assert decode(progressive(100), Scaling(64)).shape == (3, 64, 64)
     with refused(UserError, "picture-too-large", "100 passes"):
-        decode(progressive(101))
+        decode(progressive(101), TO_32)
 
 
 def test_a_network_without_convolutions_has_no_map() -> None:

@@ -11,7 +11,7 @@ from conftest import Cli, checkpoint, refused
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
-from lit_cifar.data.image_files import read_picture
+from lit_cifar.data.image_files import TO_32, read_picture
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.errors import UsageError
 from lit_cifar.nets.speedrun import SpeedrunNet
@@ -54,7 +54,7 @@ def test_an_image_of_any_mode_is_seen_in_its_colours(mode: str) -> None:
     expected = in_mode("L" if grey and not mode.startswith("I") else "RGB")
     if mode.startswith("I"):
         expected = Image.fromarray((np.asarray(image).astype(np.int64) // 256).astype(np.uint8))
-    pixels, should = to_pixels(image).float(), to_pixels(expected).float()
+    pixels, should = (to_pixels(each, TO_32).float() for each in (image, expected))
     assert pixels.shape == (3, 32, 32)
     assert (pixels - should).abs().mean() < {"1": 60, "P": 12, "PA": 12}.get(mode, 3)  # few colours are dithered
     if mode not in ("1", "P", "PA"):
@@ -67,7 +67,7 @@ def test_a_file_and_its_pil_image_give_the_same_pixels(tmp_path: Path, mode: str
     in_mode(mode).save(file)
     with Image.open(file) as image:
         assert image.mode == mode
-        assert torch.equal(to_pixels(image), torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1))
+        assert torch.equal(to_pixels(image, TO_32), torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1))
 
 
 def test_grey_and_rgba_arrays_are_pictures_too() -> None:

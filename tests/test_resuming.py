@@ -258,5 +258,5 @@ def test_last_is_the_newest_of_real_and_drawn_runs_unless_the_data_are_named(fit
     drawn = ("--data.dataset=drawn", "--model.net.init_args.num_classes=10", "--trainer.limit_test_batches=1")
     assert fit("both", *drawn, "--trainer.max_steps=2", epochs=1).code == 0
     assert fit("both", "--data.dataset=auto", epochs=1).failed(2, "checkpoint-of-another-training", "network")
-    assert fit("both", "--data.dataset=real", epochs=1).code == 0
+    assert fit("both", "--data.dataset=folder", epochs=1).code == 0
     assert last(tmp_path / "both")["global_step"] == BATCHES

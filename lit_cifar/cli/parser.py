@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
+from lit_cifar.data.sources import meant_dataset
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.runs.network import named_objects
 
@@ -24,6 +25,7 @@ NOISE = re.compile(
 FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
 FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
 """The flags of the Trainer that `--help` shows before the others."""
+RENAMED = {"--data.mean": "--data.normalize", "--data.std": "--data.normalize"}
 OPTIMIZER = ("model.optimizer", "model.lr_scheduler", "model.lr_scheduler_interval")
 
 
@@ -59,7 +61,10 @@ class Parser(ArgumentParser):
         if match := re.match(r'Parser key "(.*?)":(.*)', sentence, re.DOTALL):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
-            raise UsageError(code, f"{source}: {one_line(match[2])}") from ex
+            text = one_line(match[2])
+            if match[1] == "data.dataset" and (hint := meant_dataset(text.rpartition(": ")[2])):
+                text += f"; {hint}"
+            raise UsageError(code, f"{source}: {text}") from ex
         raise UsageError(code, one_line(sentence)) from ex
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
@@ -73,7 +78,10 @@ class Parser(ArgumentParser):
     def _nearest(self, name: str) -> str:
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
         inner = [flag for flag in flags if flag.endswith(f".{name.lstrip('-')}")]  # without its section
-        close = inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
+        renamed = RENAMED.get(f"--{name.lstrip('-')}")
+        close = (
+            [renamed] if renamed in flags else inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
+        )
         if not close:
             return "; --help lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"

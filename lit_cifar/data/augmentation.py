@@ -1,4 +1,4 @@
-"""Random flips, crops, cutouts, erasing and jitter, on whole batches; mixing.py mixes the images that result.
+"""Random flips, crops, TrivialAugment, cutouts, erasing and jitter, on whole batches; mixing.py mixes what results.
 
 What is done to an image depends on (seed, epoch, index of the image) alone: random numbers are hashes of these three,
 not taken from a generator with a state. So the device, the batch and interruptions make no difference.
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lit_cifar.data import pixels
+from lit_cifar.data.trivial_augment import SETTINGS, trivial_augment
 from lit_cifar.errors import UsageError, require
 
 STEPS = 2**20  # a random number in a range is one of this many
-ERASING, MIXING = 16, 24  # where the random numbers of erasing and of mixing begin
+ERASING, MIXING, TRIVIAL = 16, 24, 40  # where the random numbers of erasing, mixing and TrivialAugment begin
 
 
 def draw(seed: int, epoch: int, indices: Tensor, below: Sequence[int], first: int = 0) -> list[Tensor]:
@@ -42,8 +43,8 @@ def _mix(x: Tensor) -> Tensor:
 class Augmentation:
     """What to do to each training image. Everything is off by default.
 
-    The order is: transform, flip and crop, cutout, erase; then the image is normalised and jittered, and in the end
-    mixed with a partner to which the same was done.
+    The order is: transform, flip and crop, TrivialAugment, cutout, erase; then the image is normalised and jittered,
+    and in the end mixed with a partner to which the same was done.
     """
 
     flip: bool | Literal["alternate"] = False
@@ -67,6 +68,8 @@ class Augmentation:
     """Probability that an image is mixed. With both MixUp and CutMix, half of the mixed images get either."""
     mix_until: float = 1.0
     """Share of the training after which nothing is mixed. LitClassifier tells BatchLoader, which mixes."""
+    trivial_augment: bool = False
+    """Apply one of 14 operations of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop."""
 
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
@@ -104,11 +107,15 @@ class Augmentation:
         if self.transform is not None:
             images = self._transformed(images, others[2])
         if self.flip or self.crop:
-            window = down * windows + right
-            images = pixels.windows(images, self.crop, window + mirrored * windows**2 if self.flip else window)
+            column = right + mirrored * windows if self.flip else right
+            images = pixels.windows(images, self.crop, down, column)
+        if self.trivial_augment:
+            (settings,) = draw(seed, epoch, indices, (SETTINGS,), TRIVIAL)
+            images = trivial_augment(images, settings, grouped=images.device.type == "cpu")
         if self.cutout:
-            square = pixels.squares(self.cutout, height, width, images.device)
-            images = pixels.pasted(images, 128, square.index_select(0, others[0] * width + others[1]))
+            top, left = (centre - self.cutout // 2 for centre in others[:2])
+            square = pixels.rectangles(top, top + self.cutout, left, left + self.cutout, height, width)
+            images = pixels.pasted(images, 128, square)
         if self.erase:
             images = pixels.pasted(images, mean_colour, self._erased(indices, seed, epoch, height, width))
         return images

@@ -1,6 +1,6 @@
-"""One picture file to 32×32 RGB, by Pillow alone, so that a process that only decodes starts in 0.05 s.
+"""One picture file to a square of RGB, by Pillow alone, so that a process that only decodes starts in 0.05 s.
 
-Proportions change, nothing is cut off. A picture that is too large is refused by its header, before it is decoded.
+A picture that is too large is refused by its header, before it is decoded.
 """
 
 import io
@@ -12,35 +12,55 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lit_cifar.errors import UserError
 
 Formats = tuple[str, ...] | None  # Pillow's names of formats to read; None for all
-SIDE = 32
+Resize = Literal["squeeze", "crop", "pad"]
+SIDE = 32  # of CIFAR-10's images
+SMALLEST_SIZE, LARGEST_SIZE = 8, 224  # sides to which pictures can be scaled
 COMMON_FORMATS = ("JPEG", "PNG")
 MAX_PIXELS = 2**30 // 12  # of one picture, 256 MiB: where Pillow begins to warn of decompression bombs
+MAX_SIDE = 2**16  # of one picture, in pixels; 1 by 89 million would be scaled to 224 by 89 million at first
 BUFFER = 2**16  # bytes; one read for a small file, so threads seldom wait for Python's lock: 1.4 times as fast
 NO_PICTURES = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # known to Pillow; EPS would start Ghostscript
 FLOATS = "floating-point numbers without a known range; convert them to bytes"
 TURNED_OR_TRANSPARENT = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "transparency"}
-"""Keys of Pillow's `info` with which 32×32 RGB pixels still have to be turned or laid on white."""
+"""Keys of Pillow's `info` with which RGB pixels of the right size still have to be turned or laid on white."""
+
+
+class Scaling(NamedTuple):
+    """How a picture of any size becomes a square."""
+
+    side: int = SIDE
+    """In pixels."""
+    way: Resize = "squeeze"
+    """`squeeze` scales width and height to the side, so proportions change. The others keep them: `crop` scales the
+    square in the middle, and `pad` scales the longer side, and adds black borders along it."""
+
+    def images_like(self, count: int) -> int:
+        """Returns how many images take the memory of `count` images of 32 pixels; at least one, at most `count`."""
+        return max(1, min(count, count * SIDE**2 // self.side**2))
+
+
+TO_32 = Scaling()  # as CIFAR-10's images are
 
 
 class Decoded(NamedTuple):
-    """Of several files: those that could be decoded, their pixels `[N, 32, 32, 3]`, a sentence for each other."""
+    """Of several files: those that could be decoded, their pixels `[N, side, side, 3]`, a sentence for each other."""
 
     read: list[Path]
     pixels: bytes
     unread: list[str]
 
 
-def read_picture(path: Path, formats: Formats = None) -> Image.Image:
-    """Returns 32×32 RGB of a file (of an animation, its first frame) in one of these formats, or raises UserError."""
+def read_picture(path: Path, formats: Formats = None, scaling: Scaling = TO_32) -> Image.Image:
+    """Returns RGB of a file (of an animation, its first frame) in one of these formats, or raises UserError."""
     with opened_file(path, formats) as picture:
-        return squeezed(picture)
+        return scaled(picture, scaling)
 
 
 @contextmanager
@@ -48,7 +68,7 @@ def opened(source: Path | io.BytesIO, formats: Formats) -> Iterator[Image.Image]
     """Opens the picture in a file or in memory, for decoding inside the `with`.
 
     Raises:
-        Image.DecompressionBombError: The picture has more than MAX_PIXELS.
+        Image.DecompressionBombError: The picture has more than MAX_PIXELS, or a side of more than MAX_SIDE.
         UnidentifiedImageError: The picture is in none of these formats.
         OSError: The disk failed; `strerror` says how.
         ValueError: The picture is cut short or damaged, for which Pillow's readers raise a dozen errors.
@@ -56,7 +76,7 @@ def opened(source: Path | io.BytesIO, formats: Formats) -> Iterator[Image.Image]
     try:
         file: IO[bytes] = source.open("rb", BUFFER) if isinstance(source, Path) else source
         with file, _identified(file, formats) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
+            if picture.width * picture.height > MAX_PIXELS or max(picture.size) > MAX_SIDE:
                 raise Image.DecompressionBombError
             yield picture
     except Exception as error:
@@ -76,7 +96,7 @@ def opened_file(path: Path, formats: Formats = None) -> Iterator[Image.Image]:
             yield picture
             return
     except Image.DecompressionBombError:
-        why = f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels; make it smaller"
+        why = f"it has more than {MAX_PIXELS / 1e6:.0f} million pixels, or {MAX_SIDE:,} in a row; make it smaller"
     except UnidentifiedImageError:
         why = f"it is not a picture in {' or '.join(formats or ['a format that Pillow knows'])}"
     except (OSError, ValueError) as error:
@@ -84,14 +104,26 @@ def opened_file(path: Path, formats: Formats = None) -> Iterator[Image.Image]:
     raise UserError("picture-unreadable", f"{path} can't be read: {why}")
 
 
-def squeezed(picture: Image.Image) -> Image.Image:
-    """Returns 32×32 RGB, turned as its EXIF data say, or raises ValueError if the pixels are floating-point numbers."""
+def scaled(picture: Image.Image, scaling: Scaling) -> Image.Image:
+    """Returns a square of RGB, turned as the EXIF data say, or raises ValueError if the pixels are floats."""
     picture.load()
-    if picture.mode == "RGB" and picture.size == (SIDE, SIDE) and TURNED_OR_TRANSPARENT.isdisjoint(picture.info):
+    side, way = scaling
+    if picture.mode == "RGB" and picture.size == (side, side) and TURNED_OR_TRANSPARENT.isdisjoint(picture.info):
         return picture
     picture = rgb(ImageOps.exif_transpose(picture))
-    for size in ((SIDE, picture.height), (SIDE, SIDE)):  # in one call, the order depends on Pillow's version
+    (width, height), shortest, longest = picture.size, min(picture.size), max(picture.size)
+    if way == "crop":
+        left, top = (width - shortest) // 2, (height - shortest) // 2
+        picture = picture.crop((left, top, left + shortest, top + shortest))
+    across = down = side
+    if way == "pad":  # rounded, halves up
+        across, down = (max(1, (2 * side * length + longest) // (2 * longest)) for length in (width, height))
+    for size in ((across, picture.height), (across, down)):  # in one call, the order depends on Pillow's version
         picture = picture.resize(size, Image.Resampling.BICUBIC)
+    if picture.size != (side, side):
+        square = Image.new("RGB", (side, side))
+        square.paste(picture, ((side - across) // 2, (side - down) // 2))
+        return square
     return picture
 
 
@@ -145,12 +177,12 @@ def _identified(file: IO[bytes], formats: Formats) -> Image.Image:
     return Image.open(file, formats=formats or known_formats())  # Pillow's forty other readers take 0.05 s to import
 
 
-def decode(formats: Formats, paths: Sequence[Path]) -> Decoded:
+def decode(formats: Formats, scaling: tuple[int, Resize], paths: Sequence[Path]) -> Decoded:
     """Decodes files of these formats."""
     read, pixels, unread = [], [], []
     for path in paths:
         try:
-            pixels.append(read_picture(path, formats).tobytes())
+            pixels.append(read_picture(path, formats, Scaling(*scaling)).tobytes())
             read.append(path)
         except UserError as error:
             unread.append(str(error))

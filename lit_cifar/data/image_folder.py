@@ -1,8 +1,9 @@
 """A folder of pictures, decoded once into a cache next to them.
 
 Every picture at any depth below `train/<class>/`, `test/<class>/` and `val/<class>/` becomes uint8 in
-`lit_cifar_cache.npz`, which opens in under a second. The cache is rebuilt if a CRC-32 (zip's own), Pillow's version, or
-the name, size or modification time of a file differs. Files that are no pictures are counted in one line.
+`lit_cifar_cache.npz`, which opens in under a second; one of another scaling is `lit_cifar_cache_64_crop.npz`. The cache
+is rebuilt if a CRC-32 (zip's own), Pillow's version, or the name, size or modification time of a file differs. Files
+that are no pictures are counted in one line.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ import torch
 from filelock import FileLock
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 
-from lit_cifar.data.image_files import SIDE, Decoded, is_picture
+from lit_cifar.data.image_files import TO_32, Decoded, Scaling, is_picture
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.pictures import decode_files, to_tensor
 from lit_cifar.errors import UsageError, UserError
@@ -54,27 +55,42 @@ def lock(root: Path) -> Iterator[None]:
         yield
 
 
-def load_folder(root: Path) -> dict[str, ImageSet]:
+def class_names(root: Path) -> set[str]:
+    """Returns the names of the folders in `train`, as they are shown: what `load_folder` will find, but at once."""
+    paths = (root / "train").iterdir() if (root / "train").is_dir() else ()
+    shown = (path.name for path in paths if path.is_dir() and not path.name.startswith("."))
+    return {SHOWN_AS.get(name, name) for name in shown if name.lower() not in PASSED_OVER}
+
+
+def load_folder(root: Path, scaling: Scaling) -> dict[str, ImageSet]:
     """Returns the images of `train`, `test` (none if there is no such folder) and, if there is one, `val`.
 
-    They are scaled to 32×32 and come from the cache if it is up to date. Raises UsageError if training images or a
+    They come from the cache if it is up to date. Raises UsageError if training images or a
     class are missing or two folders mean the same, and UserError if pictures can't be decoded.
     """
     listings = {split: _list(root, folder) for split, folder in _folders(root).items()}
     fingerprint = hashlib.sha256(json.dumps([PIL.__version__, listings]).encode()).hexdigest()
-    cache = root / CACHE
+    cache = root / cache_name(scaling)
     arrays = _read(cache, fingerprint, listings)
     if arrays is None:
         with lock(root):
             arrays = _read(cache, fingerprint, listings)  # another process may have made it in the meantime
             if arrays is None:
-                arrays = _decode_all(root, listings)
+                arrays = _decode_all(root, listings, scaling)
                 _write(cache, fingerprint, arrays)
     _print_left_out(root, compress(_names(listings), ~arrays["is_picture"]))
     classes = tuple(arrays["classes"].tolist())
-    found = {"test": (np.empty((0, 3, SIDE, SIDE), np.uint8), np.empty(0, np.int64))}
+    found = {"test": (np.empty((0, 3, scaling.side, scaling.side), np.uint8), np.empty(0, np.int64))}
     found |= {split: (arrays[f"{split}_images"], arrays[f"{split}_labels"]) for split in listings}
     return {split: ImageSet(torch.from_numpy(x), torch.from_numpy(y), classes) for split, (x, y) in found.items()}
+
+
+def cache_name(scaling: Scaling) -> str:
+    """Returns the name of the file in which scaled pictures are kept."""
+    if scaling == TO_32:
+        return CACHE
+    name, suffix = os.path.splitext(CACHE)  # noqa: PTH122
+    return f"{name}_{scaling.side}_{scaling.way}{suffix}"
 
 
 def _folders(root: Path) -> dict[str, str]:
@@ -119,21 +135,22 @@ def _names(listings: dict[str, Listing]) -> list[str]:
     return [name for listing in listings.values() for name, _, _ in listing]
 
 
-def _decode_all(root: Path, listings: dict[str, Listing]) -> dict[str, np.ndarray]:
+def _decode_all(root: Path, listings: dict[str, Listing], scaling: Scaling) -> dict[str, np.ndarray]:
     pictures = {
         split: [name for name, _, _ in listing if name.count("/") > 1 and is_picture(root / name)]
         for split, listing in listings.items()
     }
     classes = _classes(root, pictures)
     names = [name for split in pictures.values() for name in split]
-    images = torch.empty(len(names), 3, SIDE, SIDE, dtype=torch.uint8)
+    images = torch.empty(len(names), 3, scaling.side, scaling.side, dtype=torch.uint8)
 
     def store(start: int, decoded: Decoded) -> list[str]:
         if not decoded.unread:
-            images[start : start + len(decoded.read)] = to_tensor(decoded.pixels)
+            images[start : start + len(decoded.read)] = to_tensor(decoded.pixels, scaling.side)
         return decoded.unread
 
-    parts = decode_files([root / name for name in names], None, f"Decoding {len(names):,} pictures", store)
+    files, title = [root / name for name in names], f"Decoding {len(names):,} pictures"
+    parts = decode_files(files, scaling, None, title, store)
     if unread := [sentence for part in parts for sentence in part]:
         raise _unreadable(unread, len(names))
     label = {name: number for number, name in enumerate(classes)}

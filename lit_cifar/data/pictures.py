@@ -1,8 +1,8 @@
 """Pictures as tensors: files found and decoded on all cores, or images, arrays and tensors from Python.
 
-All become uint8 `[3, 32, 32]`, and a file gives the same pixels as the PIL image of it. Decoding a small file is mostly
-Python's work, for which threads would take turns, so many files go to processes. A process starts in 0.05 s and ends
-when its input does, however the program that started it ended. (ProcessPoolExecutor took 14 % more CPU time.)
+All become uint8 `[3, side, side]`, and a file gives the same pixels as the PIL image of it. Decoding a small file is
+mostly Python's work, for which threads would take turns, so many files go to processes. A process starts in 0.05 s and
+ends when its input does, however the program that started it ended. (ProcessPoolExecutor took 14 % more CPU time.)
 """
 
 import base64
@@ -29,10 +29,10 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data import image_files
-from lit_cifar.data.image_files import SIDE, Decoded, Formats, decode, opened_file, rgb, squeezed, suffixes
+from lit_cifar.data.image_files import Decoded, Formats, Scaling, decode, opened_file, rgb, scaled, suffixes
 from lit_cifar.errors import UsageError, UserError
 
-FILES_PER_PART = 250  # 20 ms of decoding, and a batch for a network
+FILES_PER_PART = 250  # of 32 pixels: 20 ms of decoding, and a batch for a network
 MANY = 1000  # number of files from which on starting processes pays
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -70,22 +70,26 @@ def find_pictures(words: Sequence[str], written: Path) -> tuple[list[Path], list
     return list(dict.fromkeys(found)), unread
 
 
-def decode_files(files: Sequence[Path], formats: Formats, title: str, use: Callable[[int, Decoded], T]) -> list[T]:
+def decode_files(
+    files: Sequence[Path], scaling: Scaling, formats: Formats, title: str, use: Callable[[int, Decoded], T]
+) -> list[T]:
     """Decodes files in parts, and returns what `use` returns for each: of the index of its first file, and the part.
 
     `use` runs in threads, one more than there are cores, since some wait until a part is decoded. If stderr is a
     terminal, it shows a progress bar with this title. Raises UserError if a process that decodes dies.
     """
     cores = os.cpu_count() or 1
-    each = max(1, min(FILES_PER_PART, len(files) // (4 * cores)))  # a few large photographs keep all cores busy too
+    each = max(
+        1, min(scaling.images_like(FILES_PER_PART), len(files) // (4 * cores))
+    )  # a few large photographs keep all cores busy too
     starts = range(0, len(files), each)
     console = Console(stderr=True)
-    decode_part = partial(decode, formats)
+    decode_part = partial(decode, formats, scaling)
     with warnings.catch_warnings(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and sizes that are refused anyway
         if len(files) >= MANY:
             free: SimpleQueue[subprocess.Popen[bytes]] = SimpleQueue()
-            decode_part = partial(_decode_in, free, formats)
+            decode_part = partial(_decode_in, free, formats, scaling)
             for _ in range(cores):
                 process = subprocess.Popen(
                     [sys.executable, "-m", image_files.__name__],
@@ -105,9 +109,9 @@ def decode_files(files: Sequence[Path], formats: Formats, title: str, use: Calla
         return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
 
 
-def to_tensor(pixels: bytes) -> Tensor:
-    """Returns `Decoded.pixels` as uint8 `[N, 3, 32, 32]`."""
-    array = np.frombuffer(bytearray(pixels), np.uint8).reshape(-1, SIDE, SIDE, 3)
+def to_tensor(pixels: bytes, side: int) -> Tensor:
+    """Returns `Decoded.pixels` as uint8 `[N, 3, side, side]`."""
+    array = np.frombuffer(bytearray(pixels), np.uint8).reshape(-1, side, side, 3)
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
@@ -125,15 +129,15 @@ def thumbnail(path: Path, side: int) -> Tensor:
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1)
 
 
-def to_pixels(picture: Picture) -> Tensor:
-    """Returns uint8 `[3, 32, 32]` of a PIL image, array uint8 `[H, W]` or `[H, W, 3 or 4]`, tensor uint8 `[3, H, W]`.
+def to_pixels(picture: Picture, scaling: Scaling) -> Tensor:
+    """Returns uint8 `[3, side, side]` of a PIL image, array uint8 `[H, W]`, `[H, W, 3 or 4]`, or tensor `[3, H, W]`.
 
     Another shape or type raises ValueError.
     """
     if isinstance(picture, Tensor):
         if picture.dtype != torch.uint8 or picture.dim() != 3 or len(picture) != 3:
             raise ValueError(f"a tensor must be uint8 [3, H, W], not {picture.dtype} {list(picture.shape)}")
-        if picture.shape[1:] == (SIDE, SIDE):
+        if picture.shape[1:] == (scaling.side, scaling.side):
             return picture.cpu()
         picture = picture.permute(1, 2, 0).cpu().numpy()
     if isinstance(picture, np.ndarray):
@@ -144,19 +148,20 @@ def to_pixels(picture: Picture) -> Tensor:
     if not isinstance(picture, Image.Image):
         name = type(picture).__name__
         raise ValueError(f"a picture must be a PIL image, an array or a tensor, not {name}; open a file first")
-    return torch.from_numpy(np.array(squeezed(picture))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(scaled(picture, scaling))).permute(2, 0, 1)
 
 
-def to_batch(pictures: Picture | Sequence[Picture]) -> Tensor:
-    """Returns uint8 `[N, 3, 32, 32]` of one picture, several, or a batch (array `[N, H, W, 3]`, tensor `[N, 3, H, W]`).
+def to_batch(pictures: Picture | Sequence[Picture], scaling: Scaling) -> Tensor:
+    """Returns uint8 `[N, 3, side, side]` of one, several, or a batch (array `[N, H, W, 3]`, tensor `[N, 3, H, W]`).
 
     Another shape or type raises ValueError.
     """
     one = isinstance(pictures, Image.Image | str | Path) or getattr(pictures, "ndim", 4) < 4
-    if isinstance(pictures, Tensor) and pictures.dtype == torch.uint8 and pictures.shape[1:] == (3, SIDE, SIDE):
+    shape = 3, scaling.side, scaling.side
+    if isinstance(pictures, Tensor) and pictures.dtype == torch.uint8 and pictures.shape[1:] == shape:
         return pictures.cpu()
-    each = [to_pixels(picture) for picture in cast(Sequence[Picture], [pictures] if one else pictures)]
-    return torch.stack(each) if each else torch.empty(0, 3, SIDE, SIDE, dtype=torch.uint8)
+    each = [to_pixels(picture, scaling) for picture in cast(Sequence[Picture], [pictures] if one else pictures)]
+    return torch.stack(each) if each else torch.empty(0, *shape, dtype=torch.uint8)
 
 
 def png(pixels: Tensor) -> bytes:
@@ -171,12 +176,14 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _decode_in(free: SimpleQueue[subprocess.Popen[bytes]], formats: Formats, paths: Sequence[Path]) -> Decoded:
+def _decode_in(
+    free: SimpleQueue[subprocess.Popen[bytes]], formats: Formats, scaling: Scaling, paths: Sequence[Path]
+) -> Decoded:
     """Decodes files in one of the processes that are free."""
     process = free.get()
     assert process.stdin is not None and process.stdout is not None
     try:
-        pickle.dump((formats, paths), process.stdin)
+        pickle.dump((formats, tuple(scaling), paths), process.stdin)
         process.stdin.flush()
         return Decoded(*pickle.load(process.stdout))
     except (OSError, EOFError, pickle.UnpicklingError) as error:

@@ -34,35 +34,26 @@ def pasted(images: Tensor, others: Tensor | int, inside: Tensor) -> Tensor:
     return (images ^ others).bitwise_and_(inside).bitwise_xor_(images)
 
 
-def windows(images: Tensor, crop: int, numbers: Tensor) -> Tensor:
-    """Returns the window with this number of each image, which is padded by `crop` pixels, by reflection.
+def windows(images: Tensor, crop: int, down: Tensor, right: Tensor) -> Tensor:
+    """Returns a window of each image, which is padded by `crop` pixels, by reflection.
 
-    Numbers count from left to right, then from top to bottom, then again in the mirrored image.
+    Its place is int64 `[N]`: `down` and `right` from 0 to 2 * crop; `right` from 2 * crop + 1 on is in the mirrored image.
     """
-    table, windows = _window_table(crop, *images.shape[2:], images.device), torch.empty_like(images)
-    for image, number, out in pieces(images, numbers, windows):
-        places = table.index_select(0, number)[:, None].expand(-1, images.shape[1], -1)
-        torch.gather(image.flatten(2), 2, places, out=out.flatten(2))
+    (height, width), windows = images.shape[2:], torch.empty_like(images)
+    rows, columns = (_window_table(crop, size, images.device) for size in (height, width))
+    for image, row, column, out in pieces(images, down, right, windows):
+        y, x = rows.index_select(0, row), columns.index_select(0, column)
+        places = (y[:, :, None] * width + x[:, None]).flatten(1)
+        torch.gather(image.flatten(2), 2, places[:, None].expand(-1, images.shape[1], -1), out=out.flatten(2))
     return windows
 
 
-@lru_cache(maxsize=4)  # a lookup takes a quarter of the time of computing a window; crop 4: 1.3 MB
-def _window_table(crop: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Returns int64 `[2 * (2 * crop + 1) ** 2, H * W]`: the pixels of each window, then of each mirrored window."""
-    offsets = torch.arange(2 * crop + 1, device=device)[:, None] - crop
-    y, x = ((torch.arange(size, device=device) + offsets).abs() for size in (height, width))
-    y, x = y.minimum(2 * height - 2 - y), x.minimum(2 * width - 2 - x)  # -2 to 5 of 4 pixels: 2 1 | 0 1 2 3 | 2 1
-    both = torch.stack((x, width - 1 - x))
-    return (y[None, :, None, :, None] * width + both[:, None, :, None, :]).reshape(-1, height * width)
-
-
-@lru_cache(maxsize=4)
-def squares(side: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Returns uint8 `[H * W, 1, H, W]`: 255 inside the square around each centre, 0 outside. Some extend beyond it."""
-    y, x = (torch.arange(size, device=device) for size in (height, width))
-    down, right = (places - places[:, None] + side // 2 for places in (y, x))
-    rows, columns = ((distance >= 0) & (distance < side) for distance in (down, right))
-    return (rows[:, None, :, None] & columns[None, :, None, :]).reshape(-1, 1, height, width).byte() * 255
+@lru_cache(maxsize=4)  # rows and columns, of two settings
+def _window_table(crop: int, size: int, device: torch.device) -> Tensor:
+    """Returns int64 `[2 * (2 * crop + 1), size]`: the rows or columns of each window, then of each mirrored window."""
+    x = (torch.arange(size, device=device) + torch.arange(2 * crop + 1, device=device)[:, None] - crop).abs()
+    x = x.minimum(2 * size - 2 - x)  # -2 to 5 of 4 pixels: 2 1 | 0 1 2 3 | 2 1
+    return torch.cat((x, size - 1 - x))
 
 
 @lru_cache(maxsize=4)
@@ -81,7 +72,10 @@ def erased_sizes(height: int, width: int, device: torch.device) -> Tensor:
 
 
 def rectangles(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, height: int, width: int) -> Tensor:
-    """Returns uint8 `[N, 1, H, W]`: 255 inside one rectangle per image, without its `bottom` and `right`; 0 outside."""
+    """Returns uint8 `[N, 1, H, W]`: 255 inside one rectangle per image, without its `bottom` and `right`; 0 outside.
+
+    A rectangle may extend beyond the image.
+    """
     spans = (height, top[:, None], bottom[:, None]), (width, left[:, None], right[:, None])
     places = ((torch.arange(size, device=top.device), first, last) for size, first, last in spans)
     # bytes, because torch is three times as slow with bool

@@ -10,7 +10,7 @@ import json
 import logging
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from importlib import import_module
 from importlib.metadata import version
@@ -21,17 +21,19 @@ import torch
 from torch import Tensor
 
 from lit_cifar.data.files import whole
-from lit_cifar.data.sources import holds_images, open_images
+from lit_cifar.data.sources import open_found
 from lit_cifar.data.synthetic import draw
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.report.run_report import PACKAGES
 from lit_cifar.runs.network import build_net
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.predictor import BATCH
 
 CONFIG = "config.json"
+DESCRIBED = ("recipe", "net", "classes", "mean", "std", "image_size", "resize", "dataset")  # of the card
 OPSET = 18  # of December 2022, for old runtimes; the newest that torch's exporter writes without converting
-IMAGES = 1000  # on which a file is checked
+IMAGES = 1000  # of 32 pixels, on which a file is checked
 LARGEST_DIFFERENCE = 1e-4  # of a probability; other kernels round differently, by about 1e-7
 
 FormatName = Literal["onnx", "torch", "safetensors"]
@@ -76,16 +78,17 @@ def _weights_of(config: Path) -> str | None:
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
-    """Returns images to check a file on, uint8 `[N, 3, 32, 32]`, and what they are: synthetic if `root` has none."""
+    """Returns images to check a file on, uint8 `[N, 3, H, W]`, and what they are: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
-    drawn = classifier.card.dataset == "drawn"
-    if drawn or not holds_images(root):
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    most = classifier.scaling.images_like(IMAGES)
+    opened = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
+    if opened is None:
         why = "" if drawn else f", since {root} contains no images"
-        return draw(train=10, test=IMAGES)[1].images, f"synthetic images{why}"
-    opened = open_images(root)
+        return draw(train=10, test=most)[1].images, f"synthetic images{why}"
     split = "test" if len(opened.test.labels) else "train"
     images = getattr(opened, split).images
-    count = min(IMAGES, len(images))
+    count = min(most, len(images))
     return images[torch.arange(count) * len(images) // count], f"{split} images in {root}"
 
 
@@ -96,20 +99,21 @@ def export(classifier: LitClassifier, name: FormatName, output: Path, images: Te
     """
     assert classifier.card is not None  # it was loaded
     card, kind = classifier.card.as_dict(), FORMATS[name]
-    network = Standalone(classifier.net, classifier.mean, classifier.std)
+    network = Standalone(classifier.net, classifier.mean, classifier.std, *classifier.scaling)
     versions = {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-    description = {key: card[key] for key in ("recipe", "net", "classes", "mean", "std", "dataset")}
+    description = {key: card[key] for key in DESCRIBED}
     size = sum(weight.nbytes for weight in classifier.net.state_dict().values())
     with whole(output, size, "--output") as part, ExitStack() as afterwards:
         afterwards.callback(classifier.to, classifier.device)
         classifier.cpu()
         kind.write(network, description | {"versions": versions}, part)
-        difference = _difference(kind, part, classifier.predict(images), images, output)
+        batches = images.split(classifier.scaling.images_like(BATCH))
+        difference = _difference(kind, part, classifier.predict(images), batches, output)
         written = [output.with_name(file.name) for file in sorted(part.parent.iterdir(), reverse=True)]
     return written, difference
 
 
-def _difference(kind: Format, file: Path, expected: Tensor, images: Tensor, output: Path) -> float:
+def _difference(kind: Format, file: Path, expected: Tensor, batches: Sequence[Tensor], output: Path) -> float:
     """Returns the largest difference of a probability, or raises UserError if the file does not do as expected."""
     refused = f"--output {output} was not written"
     if not expected.isfinite().all():
@@ -117,14 +121,14 @@ def _difference(kind: Format, file: Path, expected: Tensor, images: Tensor, outp
     try:
         classify = kind.open(file)
         with torch.inference_mode():
-            found = torch.cat([classify(batch.permute(0, 2, 3, 1).contiguous()) for batch in images.split(250)])
+            found = torch.cat([classify(batch.permute(0, 2, 3, 1).contiguous()) for batch in batches])
     except Exception as error:  # each runtime has its own
         sentence = f"{refused}: the file does not run ({reason(error)}); try another --format"
         raise UserError("export-failed", sentence) from error
     difference = float((found - expected).abs().max())
     others = int((found.argmax(1) != expected.argmax(1)).sum())
     if others or not difference <= LARGEST_DIFFERENCE:  # NaN is not
-        classes = f"the file predicts another class for {others:,} of {len(images):,} images"
+        classes = f"the file predicts another class for {others:,} of {len(expected):,} images"
         values = f"its probabilities differ by up to {difference:.1g} (allowed: {LARGEST_DIFFERENCE:.1g})"
         raise UserError("export-differs", f"{refused}: {classes}, and {values}; try another --format")
     return difference
@@ -184,7 +188,7 @@ def _open_safetensors(path: Path) -> Callable[[Tensor], Tensor]:
     config = json.loads(path.with_name(CONFIG).read_text(encoding="utf-8"))
     net = build_net(config["net"])
     net.load_state_dict(load_file(path))
-    return Standalone(net, config["mean"], config["std"])
+    return Standalone(net, config["mean"], config["std"], config["image_size"], config["resize"])
 
 
 def _traced(network: Standalone) -> torch.export.ExportedProgram:

@@ -30,11 +30,12 @@ def predict_files(classifier: LitClassifier, files: Sequence[Path]) -> tuple[lis
 
     def predict(_: int, decoded: Decoded) -> tuple[list[Path], Tensor, list[str]]:
         with nullcontext() if classifier.device.type == "cpu" else one_by_one:
-            probabilities = classifier.predict(to_tensor(decoded.pixels))
+            probabilities = classifier.predict(to_tensor(decoded.pixels, classifier.image_size))
         return decoded.read, probabilities, decoded.unread
 
     with torch_threads(1):  # each thread predicts on its core: a network on all, next to decoding, is half as fast
-        parts = decode_files(files, None, f"Predicting {tables.plural(len(files), 'picture')}", predict)
+        title = f"Predicting {tables.plural(len(files), 'picture')}"
+        parts = decode_files(files, classifier.scaling, None, title, predict)
     read = [path for paths, _, _ in parts for path in paths]
     unread = [sentence for _, _, sentences in parts for sentence in sentences]
     return read, torch.cat([torch.empty(0, len(classifier.classes)), *(values for _, values, _ in parts)]), unread

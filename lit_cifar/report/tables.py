@@ -4,6 +4,8 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lit_cifar.data.files import RUNS_FLAG, write_whole
 from lit_cifar.data.sources import Images
 from lit_cifar.evaluation.metrics import percent
 
+IN_ONE_BLOCK = 20  # classes, each with a bar; more stand in several blocks, without bars
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
@@ -40,11 +43,17 @@ def plural(count: float, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def print_start(data: str, net: str, device: str) -> None:
-    """Prints the data, the network and the device of a training."""
+def print_start(data: str, images: str, net: str, device: str) -> None:
+    """Prints the data, what becomes of their images, the network and the device of a training."""
     console = _console()
-    for name, text in (("Data", data), ("Net", net), ("Device", device)):
+    for name, text in (("Data", data), ("Images", images), ("Net", net), ("Device", device)):
         console.print(f"[bold]{name:<6}[/bold] {escape(text)}")
+
+
+def described_images(side: int, resize: str, mean: Sequence[float], std: Sequence[float]) -> str:
+    """Returns `32 × 32 pixels (squeeze), mean 0.4914 0.4822 0.4465, standard deviation 0.2470 0.2435 0.2616`."""
+    numbers = (" ".join(f"{value:.4g}" for value in values) for values in (mean, std))
+    return "{} × {} pixels ({}), mean {}, standard deviation {}".format(side, side, resize, *numbers)
 
 
 def print_drawn_box(images: Images) -> None:
@@ -79,12 +88,20 @@ def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[s
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
-    accuracies = Column("accuracy", justify="right", no_wrap=True)
-    table = Table(Column("class", no_wrap=True), accuracies, Column(no_wrap=True), box=None, pad_edge=False)
     rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
-    bar = min(BAR, console.width - max(map(cell_len, ["class", *(name for name, _ in rows)])) - len("accuracy") - 4)
-    for name, fraction in rows:
-        table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+    width = max(map(cell_len, ["class", *(name for name, _ in rows)])) + len("accuracy") + 4
+    # beside each other, three columns each; two spaces follow each column but the last
+    blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, (console.width + 2) // (width + 2))
+    bar = min(BAR, console.width - width) if blocks == 1 else 0
+    headers = [Column("class", no_wrap=True), Column("accuracy", justify="right", no_wrap=True), Column(no_wrap=True)]
+    table = Table(*(header.copy() for _ in range(blocks) for header in headers), box=None, pad_edge=False)
+    height = ceil(len(rows) / blocks)
+    for i in range(height):
+        cells = [
+            (escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+            for name, fraction in rows[i::height]
+        ]
+        table.add_row(*chain.from_iterable(cells))
     console.print(table)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from lit_cifar.data.image_files import Resize, Scaling
 from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.pictures import Picture, to_batch
@@ -20,6 +21,7 @@ from lit_cifar.runs.card import Description, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import Checkpoint, read_checkpoint
 from lit_cifar.runs.network import build_net, check_net
 
+BATCH = 250  # images of 32 pixels that are predicted at once
 EVALUATION = ("test_time_augmentation", "confidence_threshold")
 
 
@@ -40,8 +42,10 @@ class Predictor(pl.LightningModule):
         self.classes: tuple[str, ...] = ()  # in the order of the labels
         self.mean: tuple[float, ...] = ()  # of each channel, of values from 0 to 1; it is subtracted from images
         self.std: tuple[float, ...] = ()  # of each channel; images are divided by it
+        self.image_size: int = 32  # in pixels
+        self.resize: Resize = "squeeze"  # how pictures become images of this size
         self.whitened = False  # whether a whitening layer has been computed: that of a trained network stays
-        self.example_input_array = torch.zeros(1, 3, 32, 32)
+        self.example_input_array = torch.zeros(1, 3, self.image_size, self.image_size)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]  # Lightning's unpickles, and asks for the network
@@ -90,6 +94,7 @@ class Predictor(pl.LightningModule):
         module.name_run(card.recipe, net=card.net)
         module.card = card
         module.classes, module.mean, module.std = tuple(card.classes), tuple(card.mean), tuple(card.std)
+        module.see(card.image_size, card.resize)
         if isinstance(map_location, str | int | torch.device):
             module.to(map_location)
         return module.eval()
@@ -103,8 +108,18 @@ class Predictor(pl.LightningModule):
         """
         self.recipe, self.described = recipe, {name: plain(part, f"--model.{name}") for name, part in described.items()}
 
+    def see(self, image_size: int, resize: Resize) -> None:
+        """Sets the side of images in pixels, and how pictures become such images."""
+        self.image_size, self.resize = image_size, resize
+        self.example_input_array = torch.zeros(1, 3, image_size, image_size)
+
+    @property
+    def scaling(self) -> Scaling:
+        """How pictures are scaled."""
+        return Scaling(self.image_size, self.resize)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Returns logits `[N, C]` of normalised images `[N, 3, 32, 32]`."""
+        """Returns logits `[N, C]` of normalised images `[N, 3, H, W]`."""
         return self.net(images)
 
     def mean_logits(self, images: Tensor) -> Tensor:
@@ -123,7 +138,7 @@ class Predictor(pl.LightningModule):
             ValueError: An image has another shape or type, such as floating-point numbers.
             UsageError: The classifier was neither trained nor loaded, or trained on images normalised in unknown ways.
         """
-        pixels = to_batch(images)
+        pixels = to_batch(images, self.scaling)
         if not len(pixels):
             return torch.empty(0, len(self.classes))
         if not self.classes:
@@ -131,7 +146,8 @@ class Predictor(pl.LightningModule):
             raise UsageError("network-untrained", sentence)
         require_normalization(self)
         pictures = ImageSet(pixels, torch.zeros(len(pixels), dtype=torch.int64), self.classes)
-        batches = BatchLoader(pictures, 250, mean=self.mean, std=self.std, device=self.device)
+        size = self.scaling.images_like(BATCH)
+        batches = BatchLoader(pictures, size, mean=self.mean, std=self.std, device=self.device)
         layout = torch.channels_last  # convolutions on a CPU take three quarters of the time
         with evaluation.evaluating(self):
             logits = [self.mean_logits(batch.to(memory_format=layout)) for batch, _ in batches]

@@ -15,11 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.image_files import SIDE, Scaling
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.evaluation import metrics as evaluation
+from lit_cifar.nets.sizes import nets_for
 from lit_cifar.training.step import Fewest, Loss, moved
 
-WHITENING_IMAGES = 5000  # of training, from which a whitening layer is computed
+WHITENING_IMAGES = 5000  # of training, of 32 pixels, from which a whitening layer is computed
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
 
@@ -30,23 +32,29 @@ def whiten(net: nn.Module, datamodule: CIFAR10DataModule) -> None:
         loader = CIFAR10DataModule.train_dataloader(datamodule)  # a subclass may have loaders of its own
         loader.augmentation = Augmentation()
         indices = datamodule.split()[0]  # a folder's are sorted by class, and every class must be represented
-        compute(loader.take(indices[:: max(1, len(indices) // WHITENING_IMAGES)])[0].cpu())
+        count = Scaling(datamodule.image_size).images_like(WHITENING_IMAGES)
+        compute(loader.take(indices[:: max(1, len(indices) // count)])[0].cpu())
 
 
 @torch.no_grad()
 def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10DataModule) -> None:
-    """Tries a network with images of 32 pixels and of these sides, and a loss with its logits, or raises UsageError."""
+    """Tries a network with the data's size of images and with these sides, and a loss with its logits.
+
+    Raises UsageError if they don't fit.
+    """
     name = type(net).__name__
     weight = next(net.parameters(), torch.empty(0))
     loss = moved(loss, weight.device)
     with evaluation.evaluating(net):
-        for side, flag in [(32, "--model.net"), *((side, "--model.sides") for side in sides)]:
+        size = data.image_size
+        of_data = "--model.net" if size == SIDE else f"--data.image_size {size}"
+        for side, flag in [(size, of_data), *((side, "--model.sides") for side in sides)]:
             images = torch.zeros(1, 3, side, side, device=weight.device, dtype=weight.dtype)
             try:
                 logits = net(images)
             except Exception as error:  # a user's network may raise anything, and timm's assert sizes
                 sentence = f"the network {name} can't take images of {side} × {side} pixels ({reason(error)})"
-                raise UsageError("network-unfit", f"{flag}: {sentence}; use another") from error
+                raise UsageError("network-unfit", f"{flag}: {sentence}; {_others(side)}") from error
             if not isinstance(logits, Tensor) or logits.ndim != 2:
                 shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
                 raise UsageError("network-unfit", f"--model.net: {name} must return logits [N, classes], not {shape}")
@@ -80,6 +88,21 @@ def _require_mean(loss: Loss, logits: Tensor, labels: Tensor, what: str, todo: s
         raise UsageError("loss-unfit", f"{sentence}, and a larger learning rate")
 
 
+def _others(side: int) -> str:
+    names = ", ".join(nets_for(side))
+    return f"use another, such as one of {names}" if names else "use another"
+
+
+def require_own_data_fit(net: nn.Module, sides: Sequence[tuple[float, int]], whitened: bool) -> None:
+    """Raises UsageError for what only CIFAR10DataModule can do."""
+    if sides:
+        raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
+    if hasattr(net, "compute_whitening") and not whitened:
+        sentence = f"{type(net).__name__} computes its first layer from training images, which are not known"
+        todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
+        raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
+
+
 @torch.no_grad()
 def require_trainable(
     net: nn.Module, sides: Sequence[int], data: CIFAR10DataModule, batches: int, fewest: Callable[[int], Fewest]
@@ -90,7 +113,7 @@ def require_trainable(
 
     Args:
         net: The network.
-        sides: Sides of images in pixels, besides 32.
+        sides: Sides of images in pixels, besides the data's own.
         data: The images to train on.
         batches: How many batches of an epoch are used.
         fewest: Returns how few images of a batch of this size go through the network at once.
@@ -103,7 +126,7 @@ def require_trainable(
     except (RuntimeError, TypeError):  # it holds what can't be copied, such as a lock
         return
     with isolate_rng():
-        for side in sorted({32, min(sides, default=32)}):
+        for side in sorted({data.image_size, min(sides, default=data.image_size)}):
             images = torch.rand(2, 3, side, side).to(weight.device, weight.dtype)
             _train_once(trial.train(), images)
             if few.on_a_process > 1:

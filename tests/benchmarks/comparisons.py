@@ -161,8 +161,15 @@ COMPARISONS = {
         "images a second",
         "BatchLoader",
         "torchvision's transforms, 2 workers",
-        lambda setting: setting.script("loaders.py", setting.root, "ours"),
-        lambda setting: setting.script("loaders.py", setting.root, "torchvision"),
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "flip-crop-cutout"),
+        lambda setting: setting.script("loaders.py", setting.root, "torchvision", "flip-crop-cutout"),
+    ),
+    "trivial-augment": Comparison(
+        "images a second",
+        "BatchLoader",
+        "torchvision's transforms, 2 workers",
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "trivial-augment"),
+        lambda setting: setting.script("loaders.py", setting.root, "torchvision", "trivial-augment"),
     ),
     "eval": Comparison(
         "s",

@@ -52,7 +52,7 @@ def main(recipe_path: str, root: str, batch_size: int, epochs: int, seed: int) -
         augment.append(transforms.RandomHorizontalFlip())
     if crop := data.get("crop"):
         augment.append(transforms.RandomCrop(32, padding=crop, padding_mode="reflect"))
-    images = open_images(Path(root), data["dataset"])
+    images = open_images(Path(root))
     trainset = InMemory(images.train, transforms.Compose(augment + normalise))
     held_out = data["val_size"] if isinstance(data["val_size"], int) else round(data["val_size"] * len(trainset))
     kept = torch.randperm(len(trainset))[held_out:].tolist()

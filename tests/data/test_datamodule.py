@@ -90,9 +90,11 @@ def test_training_and_validation_batches_are_those_of_the_split(module: Any) -> 
 
 def test_batches_are_augmented_in_training_alone_and_normalised_under_the_seed_of_the_module(module: Any) -> None:
     options: dict[str, Any] = {"seed": 9, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.4)}
-    data = module(val_size=25, batch_size=8, eval_batch_size=10, flip=True, crop=4, cutout=8, jitter=0.1, **options)
+    augmented: dict[str, Any] = {"flip": True, "crop": 4, "cutout": 8, "jitter": 0.1}
+    normalize = (options["mean"], options["std"])
+    data = module(val_size=25, batch_size=8, eval_batch_size=10, seed=9, normalize=normalize, **augmented)
     train, validation = data.split()
-    augmentation = Augmentation(flip=True, crop=4, cutout=8, jitter=0.1)
+    augmentation = Augmentation(**augmented)
     images, test = data.images.train, data.images.test
     pairs = [
         (
@@ -139,11 +141,15 @@ def test_holding_out_all_images_is_refused(module: Any, val_size: int) -> None:
         ("mix_probability", 1.1),
         ("mix_until", -0.5),
         ("erase", float("nan")),
-        ("mean", [0.5]),
-        ("mean", [0.1, 0.2, 0.3, 0.4]),
-        ("std", [0.5, 0.5]),
-        ("std", [0.5, 0, 0.5]),
-        ("std", [-1.0, 1.0, 1.0]),
+        ("image_size", 7),
+        ("image_size", 225),
+        ("resize", "stretch"),
+        ("normalize", "Half"),
+        ("normalize", [0.5]),
+        ("normalize", [[0.5] * 3]),
+        ("normalize", [[0.5] * 3, [0.5] * 4]),
+        ("normalize", [[0.5] * 3, [0.5, 0, 0.5]]),
+        ("normalize", [[float("nan")] * 3, [1.0] * 3]),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_flag_and_itself(flag: str, value: object) -> None:

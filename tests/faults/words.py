@@ -96,14 +96,17 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "--data.cutout": st.one_of(NO_NUMBER, BELOW, st.integers(65)),
     "--data.jitter": st.one_of(NO_NUMBER, BELOW, NOT_FINITE, st.sampled_from(["1", "1.5"])),
     "--data.val_size": st.one_of(NO_NUMBER, BELOW, HUGE),
-    "--data.mean": st.sampled_from(
-        ["0.5", "[0.5]", "[.nan,0,0]", "[0,.inf,0]", "[1e30,0,0]", "[a,b,c]", "[[0],0,0]", "{}"]
+    "--data.normalize": st.sampled_from(
+        ["0.5", "[0.5]", "[.5,.5,.5]", "x", "Half", "{}", "[]", "[[],[]]", "[[.5,.5,.5]]", "[[a,b,c],[1,1,1]]"]
+        + [f"[[{mean},0,0],[1,1,1]]" for mean in (".nan", ".inf", "1e30", "[0]")]
+        + [f"[[0,0,0],[1,1,{std}]]" for std in ("0", "-1", ".nan", "1e-300", "1,1")]
     ),
-    "--data.std": st.sampled_from(
-        ["0", "[0,1,1]", "[-1,1,1]", "[1,1,.nan]", "[1e-300,1,1]", "[1,1]", "[1,1,1,1]", "x"]
-    ),
+    "--data.image_size": st.one_of(NO_NUMBER, st.integers(max_value=7), st.integers(225)),
+    "--data.resize": LETTERS.filter(lambda text: text not in ("squeeze", "crop", "pad")),
     "--data.flip": st.sampled_from(["2", "sometimes", "[true]", ".nan", "Alternate"]),
-    "--data.dataset": LETTERS.filter(lambda text: text not in ("auto", "real", "drawn")),
+    "--data.dataset": LETTERS.filter(
+        lambda text: text not in ("auto", "cifar10", "cifar100", "folder", "drawn", "null")
+    ),
     "--seed_everything": st.one_of(
         st.sampled_from(["false", "abc", ".nan", "1.5", "null"]), BELOW, HUGE, st.integers(2**32)
     ),
@@ -193,7 +196,7 @@ OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "--count": st.one_of(NO_NUMBER, UP_TO_0, st.integers(65)),
         "--config": st.sampled_from(["nowhere", "pictures", "show.png", "/dev/null"]),
         "--data.crop": NUMBERS["--data.crop"],
-        "--data.std": NUMBERS["--data.std"],
+        "--data.normalize": NUMBERS["--data.normalize"],
         "--data.val_size": NUMBERS["--data.val_size"],
         "--data.root": st.sampled_from(["show.png", ""]),
     },

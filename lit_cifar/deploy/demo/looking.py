@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_hook
 
-from lit_cifar.data.image_files import opened
+from lit_cifar.data.image_files import Scaling, opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
-from lit_cifar.data.sources import holds_images, open_images
+from lit_cifar.data.sources import open_found, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -23,14 +23,14 @@ PIXELS = 50_000_000  # of a picture: 150 MB decoded
 SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera's has 10
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 NAMED = "PNG, JPEG, WEBP, GIF or BMP"
-ENLARGED = 8  # times
+ENLARGED = 256  # pixels, or as many times as fit
 GREYED = 0.15  # of a picture shows where the network did not look; any eye sees grey, on dark and light pictures
-SHOWN = 1000  # images of the gallery, drawn by lot from all test images
+SHOWN = 1000  # images of the gallery, of 32 pixels, drawn by lot from all test images
 
 
 def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
     """Returns what the page shows for a picture's file, or raises UserError."""
-    pixels = decode(content)
+    pixels = decode(content, classifier.scaling)
     probabilities = classifier.predict(pixels)[0]
     if not probabilities.isfinite().all():
         raise UserError("diverged", "This network computes NaN: its training diverged. Use another checkpoint.")
@@ -49,8 +49,8 @@ def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any
     }
 
 
-def decode(content: bytes | bytearray) -> Tensor:
-    """Returns uint8 `[3, 32, 32]` of a picture's file, or raises UserError; checks its size before decoding."""
+def decode(content: bytes | bytearray, scaling: Scaling) -> Tensor:
+    """Returns uint8 `[3, side, side]` of a picture's file, or raises UserError; checks its size before decoding."""
     large = f"The picture has more than {PIXELS // 10**6} million pixels. Send a smaller one."
     try:
         with opened(io.BytesIO(content), FORMATS) as picture:
@@ -59,7 +59,7 @@ def decode(content: bytes | bytearray) -> Tensor:
             if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
                 passes = f"The picture is stored in more than {SCANS} passes. Save it as PNG."
                 raise UserError("picture-too-large", passes)
-            return to_pixels(picture)
+            return to_pixels(picture, scaling)
     except Image.DecompressionBombError as error:
         raise UserError("picture-too-large", large) from error
     except (OSError, ValueError) as error:
@@ -67,7 +67,7 @@ def decode(content: bytes | bytearray) -> Tensor:
 
 
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
-    """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, 32, 32]` speaks for the class `label`.
+    """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, H, W]` speaks for the class `label`.
 
     This is Grad-CAM (arXiv 1610.02391) on the last convolution, whose resolution it has. None if there is none.
     """
@@ -99,8 +99,9 @@ def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
 
 
 def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
-    """Returns uint8 `[3, 8 H, 8 W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0."""
-    large = pixels.repeat_interleave(ENLARGED, 1).repeat_interleave(ENLARGED, 2)
+    """Returns uint8 `[3, n H, n W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0."""
+    times = max(1, ENLARGED // pixels.shape[-1])
+    large = pixels.repeat_interleave(times, 1).repeat_interleave(times, 2)
     if looked is None:
         return large
     clear = F.interpolate(looked[None, None].sqrt(), large.shape[1:], mode="bilinear", align_corners=False)[0]
@@ -108,7 +109,7 @@ def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
 
 
 class Gallery(NamedTuple):
-    """Test images, uint8 `[N, 3, 32, 32]`, with their labels and predictions, int64 `[N]`."""
+    """Test images, uint8 `[N, 3, H, W]`, with their labels and predictions, int64 `[N]`."""
 
     title: str
     images: Tensor
@@ -119,8 +120,9 @@ class Gallery(NamedTuple):
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
     """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
     assert classifier.card is not None  # it was loaded
-    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
-    test = open_images(root, "real" if there and not drawn else "drawn").test  # no download
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    there = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
+    test = (there or open_images(root, "drawn")).test
     if test.classes != classifier.classes:
         return None, f"No gallery: the test images in {root} have other classes than the network."
     if not len(test.labels):
@@ -129,7 +131,9 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
     if drawn:
         note = "The gallery shows synthetic images, on which this network was trained."
     total = len(test.labels)
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[:SHOWN]
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[
+        : max(100, classifier.scaling.images_like(SHOWN))
+    ]
     console = Console(stderr=True)
     parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
     predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])

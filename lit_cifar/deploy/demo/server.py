@@ -83,6 +83,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
     about = {
         "net": type(classifier.net).__name__,
         "recipe": classifier.recipe,
+        "size": classifier.image_size,
         "classes": classifier.classes,
         "limit": LIMIT,
         "note": note,

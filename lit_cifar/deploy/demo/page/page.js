@@ -93,7 +93,7 @@ function fillGallery(fromStart) {
 
 function thumbnail(i) {
   const truth = about.classes[about.gallery.labels[i]], guess = about.classes[about.gallery.predicted[i]];
-  const img = element("img", { src: `images/${i}.png`, alt: "", width: 32, height: 32, loading: "lazy" });
+  const img = element("img", { src: `images/${i}.png`, alt: "", width: about.size, height: about.size, loading: "lazy" });
   img.addEventListener("error", () => img.replaceWith(element("span", { className: "lost", textContent: "not loaded" })));
   const button = element("button", { type: "button" }, img, truth);
   if (truth !== guess) button.append(element("div", { className: "wrong", textContent: `✗ ${guess}` }));
@@ -141,6 +141,8 @@ async function start() {
   about = await answerOf("about", "json");
   $("about").textContent = `${about.net}, recipe ${about.recipe}, ${about.classes.length} classes. ` +
     "Pictures are not stored, and never leave the machine that serves this page.";
+  document.body.classList.toggle("large", about.size > 96); // larger than it is shown
+  $("picture-caption").textContent = `What the network sees: ${about.size} × ${about.size} pixels`;
   $("note").textContent = about.note;
   $("note").hidden = !about.note;
   $("gallery").hidden = !about.gallery && !about.note;
