@@ -154,7 +154,9 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert cli("fit", HELD_OUT, "--trainer.max_epochs=1").code == 0  # a run for the commands that need one
     run = 0
     for words in commands(ROOT / "docs" / name):
-        if words[0] in ("demo", "bench") or {"--config", "--trainer.devices", "--print_config", "--measure"} & set(words):
+        if words[0] in ("demo", "bench") or {"--config", "--trainer.devices", "--print_config", "--measure"} & set(
+            words
+        ):
             continue  # has a test of its own
         flags = [*{"fit": (HELD_OUT, "--trainer.max_epochs=2"), "show": (HELD_OUT,)}.get(words[0], ())]
         if {"--model.net", "--model.loss"} & set(words):
