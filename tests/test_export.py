@@ -116,7 +116,7 @@ def test_each_file_carries_classes_recipe_network_and_normalisation(exported: Ex
     assert beside.pop("weights") == "model.safetensors"
     assert json.loads(in_torch["config.json"]) == beside
     assert {
-        key: value if key in ("recipe", "dataset") else json.loads(value) for key, value in in_onnx.items()
+        key: value if key in ("recipe", "resize", "dataset") else json.loads(value) for key, value in in_onnx.items()
     } == beside
     assert beside["net"] == {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 3}}
     assert beside["classes"] == ["plane", "car", "bird"]

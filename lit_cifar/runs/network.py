@@ -105,6 +105,7 @@ def restored(config: Description, given: Collection[str] = (), package: str | No
     if package is None:
         package = "" if class_path.startswith(TRUSTED) else f"{class_path.partition('.')[0]}."
     hints, found = _hints(_named(class_path)), {}
+    unknown = [str] if class_path == OUR_TIMM else [type]  # the kind of arguments that the signature doesn't show
     for name, value in arguments.items():
         # torchvision or timm would download or unpickle pretrained weights, and a checkpoint brings its own
         downloads = class_path.startswith(("torchvision.", TIMM, OUR_TIMM)) and name.startswith(WEIGHTS) and bool(value)
@@ -113,7 +114,7 @@ def restored(config: Description, given: Collection[str] = (), package: str | No
         if downloads or not re.fullmatch(r"\w+", name):
             raise UntrustedError(name, value)
         if name not in given:
-            found[name] = _restored(name, value, hints.get(name, [type]), package)
+            found[name] = _restored(name, value, hints.get(name, unknown), package)
     return {"class_path": class_path, "init_args": found}
 
 
