@@ -37,7 +37,7 @@ def pasted(images: Tensor, others: Tensor | int, inside: Tensor) -> Tensor:
 def windows(images: Tensor, crop: int, down: Tensor, right: Tensor) -> Tensor:
     """Returns a window of each image, which is padded by `crop` pixels, by reflection.
 
-    Its place is int64 `[N]`: `down` and `right` from 0 to 2 * crop; `right` from 2 * crop + 1 on is in the mirrored image.
+    Its place is int64 `[N]`: `down` and `right`, from 0 to 2 * crop; a larger `right` is in the mirrored image.
     """
     (height, width), windows = images.shape[2:], torch.empty_like(images)
     rows, columns = (_window_table(crop, size, images.device) for size in (height, width))
