@@ -1,5 +1,8 @@
 """The two kinds of error that a person caused or can fix. The command line prints their sentence, and no traceback."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class UserError(Exception):
     """Something outside the program went wrong, such as a damaged file, a full disk or a lost network: exit code 1.
@@ -27,6 +30,18 @@ def require(is_in_range: bool, sentence: str) -> None:
     """Raises UsageError for a value that is out of range."""
     if not is_in_range:
         raise UsageError("value-out-of-range", sentence)
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """Returns a question for the known word that is nearest to an unknown one, or "" if none is near."""
+    close = difflib.get_close_matches(word, [*known], 1)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Returns the first names, and how many there are if there are more."""
+    names = [*names]
+    return ", ".join(names[:most]) + (f", … ({len(names):,} in all)" if len(names) > most else "")
 
 
 def reason(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A small copy of CIFAR-10's archive: ten images per file, pickled as Python 2 did in 2009."""
+"""Small copies of the archives of CIFAR-10 and CIFAR-100, pickled as Python 2 did in 2009."""
 
 import hashlib
 import io
@@ -11,11 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lit_cifar.data import cifar
-from lit_cifar.data.download import Archive
+from lit_cifar.data.cifar import CIFAR10, CIFAR100, PUBLISHED
+from lit_cifar.data.image_set import CIFAR100_CLASSES
 
-FOLDER = cifar.FOLDER
-NAMES = (*cifar.TRAIN_BATCHES, *cifar.TEST_BATCHES)
+FOLDER = CIFAR10.folder
+NAMES = (*CIFAR10.train, *CIFAR10.test)
+COARSE_NAMES = (
+    "aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices household_furniture"
+    " insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes"
+    " large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees"
+    " vehicles_1 vehicles_2"
+)
 
 
 PicklerInPython: Any = pickle._Pickler  # the one that can be changed
@@ -47,27 +53,42 @@ def batch(number: int) -> dict[str, Any]:
     return {"batch_label": f"batch {number}", "labels": labels.tolist(), "data": data, "filenames": ["x.png"] * 10}
 
 
-def tar(files: dict[str, bytes]) -> bytes:
+def cifar100_part(name: str, count: int) -> dict[str, Any]:
+    """Returns what the file `train` or `test` of CIFAR-100 holds: random images, as many of each class as may be."""
+    generator = np.random.default_rng(count)
+    fine = generator.permutation(count) % len(CIFAR100_CLASSES)
+    labels = {"fine_labels": fine.tolist(), "coarse_labels": (fine // 5).tolist()}
+    data = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+    return {"filenames": ["x.png"] * count, "batch_label": f"{name}ing batch 1 of 1", **labels, "data": data}
+
+
+def cifar100_files(train: int = 300, test: int = 100) -> dict[str, bytes]:
+    names = {"fine_label_names": list(CIFAR100_CLASSES), "coarse_label_names": COARSE_NAMES.split()}
+    parts = {"train": cifar100_part("train", train), "test": cifar100_part("test", test), "meta": names}
+    return {name: pickled(part) for name, part in parts.items()}
+
+
+def tar(files: dict[str, bytes], folder: str = FOLDER) -> bytes:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, data in files.items():
-            info = tarfile.TarInfo(f"{FOLDER}/{name}")
+            info = tarfile.TarInfo(f"{folder}/{name}")
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
     return out.getvalue()
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], archive: bytes) -> None:
-    """Makes these files and this archive the ones whose MD5 are known."""
+def publish(monkeypatch: pytest.MonkeyPatch, files: dict[str, bytes], archive: bytes, kind: Any = "cifar10") -> None:
+    """Makes these files and this archive the ones of a data set whose MD5 are known."""
+    whole = CIFAR100 if kind == "cifar100" else CIFAR10
+    small = whole.archive._replace(size=len(archive), md5=hashlib.md5(archive).hexdigest())
     md5 = {name: hashlib.md5(data).hexdigest() for name, data in files.items()}
-    monkeypatch.setattr(cifar, "TRAIN_BATCHES", {name: md5[name] for name in cifar.TRAIN_BATCHES})
-    monkeypatch.setattr(cifar, "TEST_BATCHES", {name: md5[name] for name in cifar.TEST_BATCHES})
-    small = Archive("cifar-10-python.tar.gz", len(archive), hashlib.md5(archive).hexdigest())
-    monkeypatch.setattr(cifar, "ARCHIVE", small)
+    train, test, meta = ({name: md5[name] for name in part} for part in (whole.train, whole.test, whole.meta))
+    monkeypatch.setitem(PUBLISHED, kind, whole._replace(archive=small, train=train, test=test, meta=meta))
 
 
-def write_batches(root: Path, files: dict[str, bytes]) -> Path:
-    folder = root / FOLDER
+def write_batches(root: Path, files: dict[str, bytes], name: str = FOLDER) -> Path:
+    folder = root / name
     folder.mkdir(parents=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -12,7 +12,7 @@ from conftest import Cli
 from PIL import Image
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
-from lit_cifar.training.callbacks.checkpoints import BestCheckpoint
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 
 RIGHT, WRONG, NONE = torch.eye(3), torch.eye(3).roll(1, 1), torch.zeros(3, 3)
 """Weights of a layer that tells classes by their colour: accuracies of 1, 0 and 1/3."""
@@ -36,6 +36,20 @@ def test_best_holds_the_weights_of_the_epoch_with_the_highest_accuracy(pictures:
     assert torch.equal(checkpoint["state_dict"]["net.2.weight"], RIGHT)
     assert best.best_model_score == 1
     assert [path.name for path in Path(best.best_model_path).parent.glob("best*.ckpt")] == ["best.ckpt"]
+
+
+def test_the_best_epoch_after_a_resumption_is_kept(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for epochs, resumed in ((1, None), (2, "checkpoints/last.ckpt")):
+        net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 3, bias=False))
+        callbacks = [Given(), BestCheckpoint(), LastCheckpoint()]
+        options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "default_root_dir": "."}
+        module = LitClassifier(net, lambda weights: torch.optim.SGD(weights, lr=0.0))
+        data = CIFAR10DataModule(str(pictures), val_size=6)
+        Trainer(max_epochs=epochs, callbacks=callbacks, **options).fit(module, data, ckpt_path=resumed)
+    assert torch.load("checkpoints/best.ckpt", weights_only=True)["epoch"] == 1
 
 
 def paint_stripes(root: Path) -> Path:

@@ -11,6 +11,8 @@ import torch
 from conftest import Cli, paint_pictures
 from running import run
 
+from lit_cifar.runs.card import RunCard
+
 FIT = ("--data.val_size=6", "--model.net.init_args.num_classes=3", "--trainer.log_every_n_steps=2")
 
 
@@ -60,7 +62,10 @@ def test_classes_in_another_order_are_refused(
         (["--model.optimizer=Adam"], ["--model.optimizer (torch.optim.sgd.SGD, now torch.optim.adam.Adam)"]),
         (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"], ["--model.lr_scheduler (None, now"]),
         (["--model.loss=torch.nn.CrossEntropyLoss"], ["--model.loss (torch.nn.functional.cross_entropy, now"]),
-        (["--data.flip=true", "--data.crop=2"], ["--data.flip (False, now True)", "--data.crop (0, now 2)"]),
+        (
+            ["--data.trivial_augment=true", "--data.crop=2"],
+            ["--data.trivial_augment (False, now True)", "--data.crop (0, now 2)"],
+        ),
         (
             ["--data.transform=torchvision.transforms.v2.RandomRotation", "--data.transform.degrees=5"],
             ["--data.transform"],
@@ -166,6 +171,12 @@ def test_the_card_holds_what_the_command_line_set(trained: Path) -> None:
     assert card["optimizer"]["class_path"] == "torch.optim.sgd.SGD"
     assert card["optimizer"]["init_args"].items() >= {"lr": 0.001, "momentum": 0.9}.items()
     assert card["net"] == {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 3}}
+
+
+def test_an_augmentation_that_came_after_a_checkpoint_was_off_in_its_training(trained: Path) -> None:
+    card = torch.load(trained, weights_only=True)["lit_cifar"]["card"]
+    older = card | {"augmentation": {"flip": False, "crop": 0, "cutout": 0, "transform": None}}
+    assert RunCard.from_dict(older).differences(RunCard.from_dict(card)) == []
 
 
 def test_a_checkpoint_that_grows_when_it_is_unpacked_is_refused(cli: Cli, trained: Path, pictures: Path) -> None:

@@ -23,7 +23,7 @@ def test_fit_leaves_report_figures_config_and_checkpoints(cli: Cli, pictures: Pa
     report = json.loads((run / "report.json").read_text())
     assert report["dataset"] == "folder"
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["data"]["dataset"] == "real"  # and not auto: repeated without its images, it must not draw others
+    assert config["data"]["dataset"] == "folder"  # and not auto: repeated without its images, it must not draw others
     assert report["steps"] == 28
     assert report["parameters"] == 62_006 - 7 * 85
     assert list(report["class_accuracy"]) == ["plane", "car", "bird"]
@@ -62,7 +62,7 @@ MISTAKES: list[tuple[list[str], str, tuple[str, ...]]] = [
     (["fit", "--trainer.max_epoch=3"], "flag-unknown", ("--trainer.max_epoch;", "did you mean --trainer.max_epochs?")),
     (["fit", "extra"], "flag-unknown", ("extra",)),
     (["fitt"], "command-unknown", ("fitt", "did you mean fit?")),
-    (["xyz"], "command-unknown", ("xyz", "fit, validate, test, predict, show, bench, export, demo")),
+    (["xyz"], "command-unknown", ("xyz", "fit, validate, test, predict, show, nets, bench, export, demo")),
     (["fit", "--config", "nowhere.yaml"], "recipe-missing", ("--config nowhere.yaml",)),
     (["fit", "--config"], "value-missing", ("--config",)),
     (["fit", "--data.batch_size"], "value-missing", ("--data.batch_size",)),

@@ -117,6 +117,18 @@ def test_a_device_without_an_image_in_the_last_batch_changes_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("words", [[], ["--model.slice_size=3"], [LIGHTNING_S]])
+def test_mixed_images_and_labels_train_on_three_devices_like_on_one(tmp_path: Path, words: list[str]) -> None:
+    mixing = ("--data.mixup=0.4", "--data.cutmix=1", "--data.erase=0.3", "--data.flip=true", "--data.mix_until=0.5")
+    loss = ("--model.loss=torch.nn.CrossEntropyLoss", "--model.loss.label_smoothing=0.1")
+    weights = f"--model.loss.weight={[0.5, *[1] * 8, 2]}"
+    endless = ("--trainer.max_epochs=-1", "--data.batch_size=5", "--trainer.max_steps=40")
+    for devices in (1, 3):
+        train(tmp_path / str(devices), devices, *SIXTY, *endless, *mixing, *loss, weights, *words)
+    assert_same_training(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.slow
 def test_seven_devices_test_every_image_exactly_once_and_leave_the_report_of_one(tmp_path: Path) -> None:
     train(tmp_path / "1", 1, "--trainer.max_epochs=1")
     checkpoint = tmp_path / "1" / RUN / "checkpoints" / "best.ckpt"

@@ -20,16 +20,17 @@ import pytest
 import yaml
 from conftest import Cli, paint_pictures
 from PIL import Image
+from published import cifar100_files, publish, write_batches
 
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
-TOPICS = "data recipes python lightning reports export demo exactness reliability speed design"
+TOPICS = "data recipes networks python lightning reports export demo exactness reliability speed design"
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", "torchrun", "srun", ".ci/gpu"}
 """Commands of other programs, which are not run here. Those that start lit_cifar are parsed from there on."""
 HELD_OUT = "--data.val_size=20"
-HOW_MANY_RUN = {"data.md": 8, "recipes.md": 11, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
+HOW_MANY_RUN = {"data.md": 12, "recipes.md": 15, "networks.md": 3, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
 """How many commands of each page the slow test runs, so that none escapes it."""
 
 
@@ -144,13 +145,18 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     paint_pictures(tmp_path / "data", CLASSES)
     paint_pictures(tmp_path / "my-pictures", ("apple", "pear"))
+    files = cifar100_files()
+    publish(monkeypatch, files, b"", "cifar100")
+    write_batches(tmp_path / "data" / "cifar100", files, "cifar-100-python")
     for picture in ("photos/a.png", "shots/b.jpg", "frog.png"):
         (tmp_path / picture).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), "green").save(tmp_path / picture)
     assert cli("fit", HELD_OUT, "--trainer.max_epochs=1").code == 0  # a run for the commands that need one
     run = 0
     for words in commands(ROOT / "docs" / name):
-        if words[0] in ("demo", "bench") or {"--config", "--trainer.devices", "--print_config"} & set(words):
+        if words[0] in ("demo", "bench") or {"--config", "--trainer.devices", "--print_config", "--measure"} & set(
+            words
+        ):
             continue  # has a test of its own
         flags = [*{"fit": (HELD_OUT, "--trainer.max_epochs=2"), "show": (HELD_OUT,)}.get(words[0], ())]
         if {"--model.net", "--model.loss"} & set(words):

@@ -81,14 +81,18 @@ def test_a_ranking_without_images_is_a_sentence() -> None:
 
 def test_captions_of_long_names_stay_on_the_figure_and_off_each_other_and_off_the_images() -> None:
     shown = [entry(i, LONG_NAMES[i % 10], LONG_NAMES[(i + 1) % 10]) for i in range(20)]
-    figure = figures.predictions(some_images(20), shown, "Title " * 40)
-    figure.draw_without_rendering()
-    written = [text for text in figure.axes[0].texts if text.get_text()]
-    assert not overlapping(written)
-    width, height = figure.get_size_inches() * figure.dpi
-    places = [text.get_window_extent() for text in written]
-    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in places)
-    assert not any(box.overlaps(image.get_window_extent()) for box in places for image in figure.axes[0].images)
+    mixtures = [f"70 % {LONG_NAMES[i % 10]},\n30 % {LONG_NAMES[(i + 1) % 10]}" for i in range(20)]
+    for figure in (
+        figures.predictions(some_images(20), shown, "Title " * 40),
+        figures.image_grid(some_images(20), mixtures, "Title " * 40, headings=LONG_NAMES[:8]),
+    ):
+        figure.draw_without_rendering()
+        written = [text for text in figure.axes[0].texts if text.get_text()]
+        assert not overlapping(written)
+        width, height = figure.get_size_inches() * figure.dpi
+        places = [text.get_window_extent() for text in written]
+        assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in places)
+        assert not any(box.overlaps(image.get_window_extent()) for box in places for image in figure.axes[0].images)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import paint_pictures
-from pytorch_lightning.callbacks import Callback, LambdaCallback, ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, LambdaCallback, ModelCheckpoint
 from running import differences
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -35,6 +35,7 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
 def train_on(
     root: Path, fast: bool, *callbacks: Callback, batch_size: int = 4, net: type[Net] = Net, **options: Any
 ) -> Trained:
+    ckpt_path = options.pop("ckpt_path", None)
     pl.seed_everything(0)
     module = LitClassifier(
         net(3),
@@ -54,7 +55,7 @@ def train_on(
         **{"enable_checkpointing": False} | options,
     )
     data = CIFAR10DataModule(str(root), batch_size=batch_size, val_size=6, flip=True)
-    trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
     return trainer, module
 
 
@@ -167,6 +168,22 @@ def test_a_model_checkpoint_of_epochs_leaves_the_leaner_loop_on(train: Train, tm
         assert isinstance(trainer, Trainer)
         assert trainer.is_lean == is_lean
     assert [len(list((tmp_path / name).iterdir())) for name in "ab"] == [1, 1]
+
+
+def test_averaging_weights_leaves_the_leaner_loop_on_and_changes_no_bit(train: Train, tmp_path: Path) -> None:
+    path = tmp_path / "middle.ckpt"
+
+    def save(trainer: Any, *_: Any) -> None:
+        if trainer.global_step == 31:  # the first of two steps of an epoch
+            trainer.save_checkpoint(path)
+
+    saving = LambdaCallback(on_train_batch_end=save)
+    lean, ours = train(True, EMAWeightAveraging(decay=0.9), batch_size=32)
+    _, theirs = train(False, EMAWeightAveraging(decay=0.9), saving, batch_size=32)
+    _, resumed = train(True, EMAWeightAveraging(decay=0.9), batch_size=32, ckpt_path=path)
+    assert isinstance(lean, Trainer)
+    assert lean.is_lean
+    assert furthest(ours, theirs) == furthest(resumed, theirs) == 0
 
 
 class Dropped(Net):

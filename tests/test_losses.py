@@ -60,9 +60,11 @@ def last_checkpoint_of(root: Path) -> dict[str, Any]:
     [
         (["--model.loss.reduction=sum"], "reduction"),
         (["--model.loss.weight=[1,2]"], "--model.loss"),
+        (["--model.loss.ignore_index=2", "--data.mixup=0.2"], "--data.mixup"),
+        (["--model.loss=torch.nn.NLLLoss", "--data.cutmix=1"], "--data.cutmix"),
     ],
 )
-def test_a_loss_that_is_no_mean_or_has_weights_of_other_classes_is_refused(
+def test_a_loss_that_is_no_mean_has_weights_of_other_classes_or_takes_no_mixed_labels_is_refused(
     cli: Cli, pictures: Path, tmp_path: Path, words: list[str], name: str
 ) -> None:
     result = cli("fit", *words_of(pictures, tmp_path), "--model.loss=torch.nn.CrossEntropyLoss", *words)

@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import refused
 from running import differences
 from torch import Tensor, nn
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
+from lit_cifar.errors import UsageError
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.training.optimizers import Muon, orthogonal
 from lit_cifar.training.schedules import LinearToZero
@@ -167,6 +169,45 @@ def test_groups_have_options_of_their_own() -> None:
     optimizer.step()
     changed = [not torch.equal(weight, then) for weight, then in zip(net.parameters(), before, strict=True)]
     assert changed == [True, True, False, False]
+
+
+def test_norms_and_biases_are_those_that_timm_does_not_decay() -> None:
+    timm, optim = (pytest.importorskip(name, reason="needs timm") for name in ("timm", "timm.optim"))
+    made = (
+        timm.create_model("vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=12, depth=1, num_classes=3),
+        timm.create_model("resnet18", num_classes=3),
+    )
+    for net in made:
+        named = net.no_weight_decay() if hasattr(net, "no_weight_decay") else ()
+        theirs = optim.param_groups_weight_decay(net, 0.05, no_weight_decay_list=named)
+        module = LitClassifier(
+            nn.Sequential(net),
+            lambda weights: torch.optim.AdamW(weights, weight_decay=0.05),
+            decay_norms_and_biases=False,
+        )
+        ours = module.new_optimizer().param_groups
+        wanted = {group["weight_decay"]: {*group["params"]} for group in theirs}
+        assert {group["weight_decay"]: {*group["params"]} for group in ours} == wanted
+
+
+def test_what_joins_an_optimizer_later_is_split_too_and_one_without_decay_is_refused() -> None:
+    def make(kind: Any, **options: Any) -> torch.optim.Optimizer:
+        classifier = LitClassifier(small_net(), lambda weights: kind(weights, **options), decay_norms_and_biases=False)
+        late = [*classifier.net.parameters()][2:]
+        optimizer = classifier.new_optimizer([*classifier.net.parameters()][:2])
+        optimizer.add_param_group({"params": late, "lr": 0.5})
+        return optimizer
+
+    for kind in (torch.optim.SGD, torch.optim.Adam):
+        groups = make(kind, lr=0.1, weight_decay=0.01).param_groups
+        found = [(group["lr"], group["weight_decay"], len(group["params"])) for group in groups]
+        assert found == [(0.1, 0.01, 1), (0.1, 0.0, 1), (0.5, 0.01, 1), (0.5, 0.0, 1)]
+    classifier = LitClassifier(small_net(), Muon, decay_norms_and_biases=False)
+    decays = [(group["params"][0].ndim, group["weight_decay"]) for group in classifier.new_optimizer().param_groups]
+    assert decays == [(4, 0.0), (2, 0.004), (1, 0.0)]
+    for other in (torch.optim.Rprop, torch.optim.LBFGS):
+        with refused(UsageError, "optimizer-refused", other.__name__):
+            make(other)
 
 
 def test_every_weight_that_learns_is_in_a_group() -> None:

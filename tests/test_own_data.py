@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torchvision.transforms import v2
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.errors import UsageError
@@ -70,6 +71,19 @@ def test_it_trains_on_a_loader_as_a_plain_loop_does(trainer: type[pl.Trainer], o
         strict=True,
     ):
         torch.testing.assert_close(weight, by_hand)
+
+
+def test_it_trains_on_the_probabilities_that_torchvision_mixes() -> None:
+    mixed = [v2.CutMix(num_classes=4)(IMAGES[:16], LABELS[:16]), v2.MixUp(num_classes=4)(IMAGES[16:], LABELS[16:])]
+    classifier, net = make_classifier(), make_net()
+    Trainer(max_epochs=1, **QUIET).fit(classifier, DataLoader(mixed, batch_size=None))  # type: ignore[arg-type]
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for images, labels in mixed:
+        optimizer.zero_grad()
+        F.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    assert all(map(torch.equal, classifier.net.parameters(), net.parameters()))
+    assert classifier.classes == ("0", "1", "2", "3")
 
 
 def test_it_validates_tests_and_predicts_and_numbers_the_classes() -> None:

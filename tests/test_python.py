@@ -54,7 +54,7 @@ def test_an_image_of_any_mode_is_seen_in_its_colours(mode: str) -> None:
     expected = in_mode("L" if grey and not mode.startswith("I") else "RGB")
     if mode.startswith("I"):
         expected = Image.fromarray((np.asarray(image).astype(np.int64) // 256).astype(np.uint8))
-    pixels, should = to_pixels(image, TO_32).float(), to_pixels(expected, TO_32).float()
+    pixels, should = (to_pixels(each, TO_32).float() for each in (image, expected))
     assert pixels.shape == (3, 32, 32)
     assert (pixels - should).abs().mean() < {"1": 60, "P": 12, "PA": 12}.get(mode, 3)  # few colours are dithered
     if mode not in ("1", "P", "PA"):

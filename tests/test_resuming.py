@@ -147,6 +147,25 @@ def test_a_callback_ends_a_training_after_the_step_of_accumulated_gradients(fit:
     assert_same(tmp_path)
 
 
+def test_a_training_that_mixes_until_the_middle_of_an_epoch_resumes_before_and_after_it(
+    fit: Fit, tmp_path: Path
+) -> None:
+    words = (
+        "--data.mixup=0.4",
+        "--data.cutmix=1",
+        "--data.erase=0.5",
+        "--data.mix_until=0.3",
+        "--checkpoint_seconds=0",
+    )
+    assert fit("whole", *words).code == 0  # 8 of 28 batches are mixed
+    for batch in ("5", "11"):
+        assert fit("parts", *words, *FAILS, batch).code == 1
+    other = fit("parts", "--data.mixup=0.4", "--data.erase=0.5", "--data.mix_until=0.3")
+    assert other.failed(2, "checkpoint-of-another-training", "--data.cutmix (1.0, now 0.0)")
+    assert fit("parts", *words).code == 0
+    assert_same(tmp_path)
+
+
 @pytest.mark.slow
 def test_gradients_are_accumulated_as_scheduled_if_an_epoch_is_resumed(fit: Fit, tmp_path: Path) -> None:
     words = ("--trainer.callbacks+=GradientAccumulationScheduler", "--trainer.callbacks.scheduling={0: 4}")
@@ -239,5 +258,5 @@ def test_last_is_the_newest_of_real_and_drawn_runs_unless_the_data_are_named(fit
     drawn = ("--data.dataset=drawn", "--model.net.init_args.num_classes=10", "--trainer.limit_test_batches=1")
     assert fit("both", *drawn, "--trainer.max_steps=2", epochs=1).code == 0
     assert fit("both", "--data.dataset=auto", epochs=1).failed(2, "checkpoint-of-another-training", "network")
-    assert fit("both", "--data.dataset=real", epochs=1).code == 0
+    assert fit("both", "--data.dataset=folder", epochs=1).code == 0
     assert last(tmp_path / "both")["global_step"] == BATCHES

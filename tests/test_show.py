@@ -1,8 +1,17 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
+import torch
 from conftest import Cli
 from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.loader import BatchLoader
+from lit_cifar.report import figures
 
 
 def test_show_writes_a_grid_and_prints_its_labels(cli: Cli, pictures: Path, tmp_path: Path) -> None:
@@ -27,12 +36,41 @@ def test_show_restores_the_colours_whatever_the_normalisation(cli: Cli, pictures
     assert np.array_equal(grids[0], grids[1])
 
 
-def test_augmented_shows_one_image_in_eight_epochs_in_a_row(cli: Cli, pictures: Path, tmp_path: Path) -> None:
-    result = cli("show", "--data.root", pictures, "--data.val_size=6", "--augmented", "--output", tmp_path / "a.png")
+def test_augmented_shows_each_image_then_seven_epochs_and_names_the_classes_of_mixtures(
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = BatchLoader.take
+
+    def mixed(loader: BatchLoader, indices: Tensor) -> tuple[Tensor, Tensor]:
+        images, labels = take(loader, indices)
+        if loader.augmentation == Augmentation() or loader.epoch != 1:
+            return images, labels
+        one, other = (F.one_hot(each % 3, 3) for each in (labels, labels + 1))
+        return images, 0.746 * one + 0.254 * other
+
+    monkeypatch.setattr(BatchLoader, "take", mixed)
+    drawn: list[Any] = []
+    grid = figures.image_grid
+
+    def noted(*arguments: Any, **named: Any) -> Any:
+        drawn.append((arguments, named))
+        return grid(*arguments, **named)
+
+    monkeypatch.setattr(figures, "image_grid", noted)
+    words = ("show", "--data.root", pictures, "--augmented", "--data.trivial_augment=true", "--data.jitter=0.1")
+    result = cli(*words, "--output", tmp_path / "a.png")
     assert result.code == 0, result.err
-    rows = [line.split() for line in result.out.splitlines() if len(line.split()) == 8 and "augments" not in line]
-    assert len(rows) == 4
-    assert all(len(set(row)) == 1 for row in rows)
+    assert cli("show", "--data.root", pictures, "--count=4", "--output", tmp_path / "b.png").code == 0
+    ((images, names, *_), named), ((plain, plain_names, *_), _) = drawn
+    assert named["headings"] == ["original", *(f"epoch {epoch}" for epoch in range(1, 8))]
+    assert torch.equal(images[::8], plain)
+    assert names[::8] == plain_names
+    for row, name in enumerate(plain_names):
+        following = {"plane": "car", "car": "bird", "bird": "plane"}[name]
+        mixture = f"75 % {name},\n25 % {following}"
+        assert names[8 * row : 8 * row + 8] == [name, name, mixture, *[name] * 5]
+        assert len(images[8 * row : 8 * row + 8].flatten(1).unique(dim=0)) > 2
+    assert f"75 % {name}, 25 % {following}" in result.out
 
 
 def test_show_takes_the_augmentation_of_a_recipe(cli: Cli, pictures: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from conftest import Cli, refused
 from PIL import Image, ImageFilter, ImageOps
 from running import differences
 from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 from lit_cifar import CIFAR10DataModule, LitClassifier
 from lit_cifar.data.augmentation import Augmentation
@@ -23,7 +24,7 @@ from lit_cifar.errors import UsageError
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.speedrun import STEEPNESS, SpeedrunNet
 from lit_cifar.training.preparation import fast_precision
-from lit_cifar.training.schedules import LinearToZero
+from lit_cifar.training.schedules import CosineWithWarmup, LinearToZero
 
 RECIPE = Path(__file__).parent.parent / "configs" / "speedrun.yaml"
 SMALL = (
@@ -103,7 +104,7 @@ def test_the_recipe_learns_in_the_precision_that_is_fast_and_resumes_bit_for_bit
     assert schedule["_last_lr"] == [0.0, 0.0, 0.0]
 
 
-def rates(schedule: LinearToZero, steps: int) -> list[float]:
+def rates(schedule: LRScheduler, steps: int) -> list[float]:
     found = []
     for _ in range(steps):
         found.append(schedule.optimizer.param_groups[0]["lr"])
@@ -132,6 +133,19 @@ def test_the_schedule_rises_before_it_falls_and_goes_on_in_a_longer_training() -
     longer.load_state_dict(schedule.state_dict())
     longer.step()
     assert rates(longer, 2) == pytest.approx([2 * 8 / 18, 2 * 7 / 18])
+
+
+def test_a_cosine_with_warmup_is_torchs() -> None:
+    assert rates(CosineWithWarmup(sgd(), 12), 13) == pytest.approx(rates(CosineAnnealingLR(sgd(), 12), 13), abs=1e-9)
+    both = sgd()
+    linear, cosine = LinearLR(both, 1 / 4, total_iters=3), CosineAnnealingLR(both, 9, eta_min=0.5)
+    theirs = SequentialLR(both, [linear, cosine], milestones=[3])
+    ours = CosineWithWarmup(sgd(), 12, warmup=0.25, final=0.25)
+    assert rates(ours, 13) == pytest.approx(rates(theirs, 13), abs=1e-9)
+    assert rates(ours, 2) == [0.5, 0.5]
+    for options in ({"warmup": 1.0}, {"warmup": -0.1}, {"final": 1.1}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            CosineWithWarmup(sgd(), 12, **options)
 
 
 def test_the_first_step_of_a_training_has_the_rate_that_a_rise_begins_with(pictures: Path, tmp_path: Path) -> None:

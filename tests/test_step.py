@@ -144,6 +144,40 @@ def test_a_batch_whose_images_are_all_ignored_changes_nothing() -> None:
     assert means["train/loss"] == pytest.approx(float(loss(net(pixels), labels).detach()), rel=1e-5)
 
 
+MIXED_LOSSES: list[Loss] = [
+    cross_entropy,
+    nn.CrossEntropyLoss(WEIGHTS, label_smoothing=0.2),
+    partial(cross_entropy, weight=WEIGHTS, label_smoothing=0.1),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss"), [(RecordedStep, cross_entropy), *((DirectStep, each) for each in MIXED_LOSSES)]
+)
+@pytest.mark.parametrize(("images", "processes"), SHARED)
+def test_labels_that_are_probabilities_give_the_gradient_of_the_batch(
+    kind: type[DirectStep], images: int, processes: int, loss: Loss
+) -> None:
+    mixed = torch.rand(images, 3, generator=torch.Generator().manual_seed(1)).softmax(1)
+    pixels, total, counts = batch_of(images)[0], list[Tensor](), torch.zeros(2)
+    for rank in range(processes):
+        net = net_of_seed()
+        own = pixels.tensor_split(processes)[rank], mixed.tensor_split(processes)[rank]
+        exchange = Mock() if kind is RecordedStep else None
+        step = kind(net, loss, torch.optim.SGD(net.parameters(), lr=0.0), exchange)
+        _, counted = step(take_share(own, mixed, loss, 0, rank, processes))
+        weight = exchange.call_args.args[0] if exchange else 1.0
+        gradients = [weight * each.grad for each in net.parameters() if each.grad is not None]
+        total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
+        counts += counted if len(own[1]) else 0
+    net = net_of_seed()
+    logits = net(pixels)
+    expected = loss(logits, mixed)
+    assert_close(total, [*torch.autograd.grad(expected, [*net.parameters()])])
+    right = int((logits.argmax(1) == mixed.argmax(1)).sum())
+    assert counts.tolist() == pytest.approx([expected.item() * images, right])
+
+
 @pytest.mark.parametrize("size", [3, 4, 10, 100])
 def test_slices_give_the_gradient_of_the_whole_batch(size: int) -> None:
     torch.manual_seed(0)

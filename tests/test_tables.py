@@ -44,6 +44,16 @@ def test_each_class_has_its_accuracy_and_a_bar_of_its_length(
     ]
 
 
+def test_a_hundred_classes_stand_in_blocks_beside_each_other(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    tables.print_accuracies("test images", 100, 0.5, {f"a_name_{i}": i / 100 for i in range(100)}, "CIFAR-100")
+    _, _, _, *rows = capsys.readouterr().out.splitlines()
+    assert len(rows) == 34  # three blocks
+    assert rows[1].split() == ["a_name_1", "1.0", "%", "a_name_35", "35.0", "%", "a_name_69", "69.0", "%"]
+
+
 def test_a_table_of_predictions_shows_the_first_files_and_where_the_others_are(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F  # noqa: N812
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_cifar.data import trivial_augment
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.data.loader import BatchLoader
@@ -85,6 +86,17 @@ def test_a_step_does_not_wait_for_a_gpu(
             record.add(share, counts)
             assert {each.device.type for each in (*batch, total, counts)} == {"cuda"}
         assert len(copies.found) == 1
+
+
+def test_trivial_augment_copies_its_tables_once_and_does_not_wait_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow_to_fake = torch.zeros(5 * trivial_augment.SIGNED, 48 * 48, dtype=torch.int32)
+    monkeypatch.setattr(trivial_augment, "_sources", lambda *_: FAKE.from_tensor(slow_to_fake))
+    with FAKE, Copies() as copies:
+        images = torch.zeros(20, 3, 48, 48, dtype=torch.uint8, device="cuda")
+        for epoch in range(2):
+            copies.found.clear()
+            Augmentation(trivial_augment=True)(images, torch.arange(20, device="cuda"), 0, epoch)
+    assert not copies.found
 
 
 def test_class_weights_of_a_function_are_moved_with_its_other_arguments() -> None:

@@ -18,7 +18,7 @@ from lit_cifar.errors import UsageError, UserError, reason
 LARGEST = 2**63 - 1  # torch's integers
 PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
 OURS = ("seed_everything", "recipe", "resume", "checkpoint_seconds", "fast_precision")
-OPTIONAL = ("transform", "eval_batch_size", "lr_scheduler")
+OPTIONAL = ("dataset", "mirrors", "train_labels", "eval_batch_size", "transform", "lr_scheduler")
 NOT_FLOAT32 = ("64", "64-true", "16-true", "bf16-true", "transformer-engine-float16")
 LEAST = dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch"), 1)
 LEAST |= dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val"), 0)

@@ -16,7 +16,13 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values
-from lit_cifar.cli.net_arguments import described, set_from_data, take_open_arguments
+from lit_cifar.cli.net_arguments import (
+    complete_class_paths,
+    described,
+    set_from_data,
+    take_open_arguments,
+    without_download,
+)
 from lit_cifar.cli.parser import Parser, add_run_arguments
 from lit_cifar.cli.recipes import Given, recipes_folder
 from lit_cifar.cli.start import initial_weights, recipe_name, starting_checkpoint
@@ -54,13 +60,18 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
     """
-    if command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}:
+    is_default = command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}
+    if is_default:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
     given = Given(words)
+    complete_class_paths(given)
     weights = initial_weights(command, given)
     start = starting_checkpoint(command, given)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
-    parser = _parser(command, given, start, description)
+    if is_default and (start or weights):  # nobody has named the tutorial's network
+        for recipe in given.recipes.values():
+            del recipe["model"]["net"]
+    parser = _parser(command, given, start, weights, description)
     config = parser.parse_args(given.words)
     check_values(config)
     chosen = config.fast_precision and given.get("trainer.precision") is None
@@ -88,7 +99,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     data = CIFAR10DataModule(**vars(config.data) | {"transform": None}, seed=config.seed_everything)
     if command == "fit":
         set_from_data(config.model.net, given, len(data.classes), data.image_size)
-    made = parser.make(_in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config)
+    chosen_now = _in_mlflow_run(config, start.mlflow_run) if start and is_resumed else config
+    made = parser.make(without_download(chosen_now) if start or weights else chosen_now)
     data.augmentation = replace(data.augmentation, transform=made.data.transform)
     model = LitClassifier(**vars(made.model))
     model.name_run(config.recipe, net=described(config.model.net), **_described(config, made))
@@ -97,8 +109,7 @@ def build(command: str, words: list[str], description: str) -> Run:
         data.prepare_data()  # refuses a validation split that leaves no images
     if data.images.why_drawn:
         os.environ[DRAWN_INSTEAD] = data.images.why_drawn
-    # so that config.yaml repeats the run, or fails if its images are gone
-    config.data.dataset = "drawn" if data.images.kind == "drawn" else "real"
+    config.data.dataset = data.images.kind  # so that config.yaml repeats the run, or fails if its images are gone
     if command == "validate" and not data.val_size:
         sentence = f"validate has no images: --data.val_size {config.data.val_size} holds none out"
         raise UsageError("validation-empty", f"{sentence} of {len(data.images.train.labels):,}")
@@ -171,7 +182,9 @@ def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
         readable(state, name)
 
 
-def _parser(command: str, given: Given, start: Checkpoint | None, description: str) -> Parser:
+def _parser(
+    command: str, given: Given, start: Checkpoint | None, weights: Checkpoint | None, description: str
+) -> Parser:
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
     parser.given = given
@@ -200,14 +213,17 @@ def _parser(command: str, given: Given, start: Checkpoint | None, description: s
         known: dict[str, Any] = {f"data.{name}": getattr(card, name) for name in settings if card.mean}
         known |= {"data.normalize": [card.mean, card.std]} if card.mean else {}
         known |= {f"model.{name}": getattr(card, name) for name in ("test_time_augmentation", "confidence_threshold")}
-        known |= {"data.dataset": "drawn" if card.dataset == "drawn" else "real", "seed_everything": card.seed}
-        named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
-        arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
-        if net := default_net(start, named[-1] if named else None, command == "fit", arguments):
-            known["model.net"] = take_open_arguments(given, copy.deepcopy(net))
+        if card.dataset != "own" and (card.dataset != "folder" or command == "fit"):
+            known["data.dataset"] = card.dataset  # any images of its classes may test what was trained on a folder
+        known |= {"data.labels": card.labels, "seed_everything": card.seed}
         if command != "fit" and (loss := default_loss(start)):
             known["model.loss"] = loss
         parser.set_defaults(known)
+    if (source := start or weights) and not given.own_classes:
+        named = [*given.flags("--model.net"), *given.flags("--model.net.class_path")]
+        arguments = [word.partition("=")[0].split(".")[-1] for word in given.words if word.startswith("--model.net.")]
+        if net := default_net(source, named[-1] if named else None, command == "fit", arguments):
+            parser.set_defaults({"model.net": take_open_arguments(given, copy.deepcopy(net))})
     return parser
 
 

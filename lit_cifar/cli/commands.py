@@ -1,13 +1,12 @@
 """The commands of `python -m lit_cifar`, and how one of them is found and run."""
 
-import difflib
 import re
 from importlib import import_module
 from pathlib import Path
 
 from lit_cifar import __version__
 from lit_cifar.cli.process import library_settings
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, meant
 
 COMMANDS = {
     "fit": ("fit", "Train a network, then test it."),
@@ -16,6 +15,7 @@ COMMANDS = {
     "predict": ("fit", "Predict the test images."),
     "predict PATH ...": ("predict", "Predict pictures of your own."),
     "show": ("show", "Write a labelled grid of training images to a PNG."),
+    "nets": ("nets", "List the networks: size, speed, and accuracy as published."),
     "bench": ("bench", "Train with several seeds or numbers of epochs, and compare."),
     "export": ("export", "Write a trained network to an ONNX, torch.export or safetensors file."),
     "demo": ("demo", "Serve a page on which to try a trained network."),
@@ -53,8 +53,7 @@ def run(words: list[str]) -> None:
         return
     if name not in COMMANDS or " " in name:
         known = [command for command in COMMANDS if " " not in command]
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        hint = meant(name, known) or f"choose one of {', '.join(known)}"
         raise UsageError("command-unknown", f"there is no command {name}; {hint}")
     flags, module = [_expanded(word) for word in words[1:]], COMMANDS[name][0]
     if name == "predict":

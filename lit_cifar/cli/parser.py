@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
+from lit_cifar.data.sources import meant_dataset
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.runs.network import named_objects
 
@@ -60,7 +61,10 @@ class Parser(ArgumentParser):
         if match := re.match(r'Parser key "(.*?)":(.*)', sentence, re.DOTALL):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
-            raise UsageError(code, f"{source}: {one_line(match[2])}") from ex
+            text = one_line(match[2])
+            if match[1] == "data.dataset" and (hint := meant_dataset(text.rpartition(": ")[2])):
+                text += f"; {hint}"
+            raise UsageError(code, f"{source}: {text}") from ex
         raise UsageError(code, one_line(sentence)) from ex
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:

@@ -1,5 +1,6 @@
 """`python -m lit_cifar show`: a labelled grid of training images, as the network sees them but in their own colours."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--config", action=RecipeAction, help="Recipe whose images and augmentation are shown.")
     parser.add_argument("--output", type=Path, default=Path("show.png"), help="PNG to write.")
     parser.add_argument("--count", type=int, default=32, help=f"Number of images, up to {LARGEST_COUNT}.")
-    parser.add_argument("--augmented", action="store_true", help="Show each image in 8 epochs, augmented.")
+    parser.add_argument("--augmented", action="store_true", help="Show each image, then how it looks in 7 epochs.")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     parser.set_defaults({"data.dataset": "auto"})
     config = parser.parse_args(words)
@@ -40,30 +41,51 @@ def main(words: list[str]) -> None:
     data: CIFAR10DataModule = parser.make(config).data
     tables.print_drawn_box(data.images)
     loader = data.train_dataloader()
+    indices = loader.order()[: (config.count // COLUMNS or 1) if config.augmented else config.count]
+    title, headings = f"Training images of {data.title}", []
     if config.augmented:
-        images, labels = _in_eight_epochs(loader, data, min(config.count // COLUMNS or 1, len(loader.order())))
-        title = f"Training images of {data.title}, augmented: each row is one image in eight epochs"
+        images, names = _in_seven_epochs(loader, indices)
+        title += ", augmented: each row is one image"
+        headings = ["original", *(f"epoch {epoch}" for epoch in range(1, COLUMNS))]
     else:
         loader.augmentation = Augmentation()
-        images, labels = loader.take(loader.order()[: config.count])
-        title = f"Training images of {data.title}"
-    names = [tables.printable(data.classes[label]) for label in labels.tolist()]
+        images, labels = loader.take(indices)
+        names = _names_of(labels, data.classes)
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
     restored = ((images * std + mean) * 255).round().clamp(0, 255).byte()
-    path = figures.save(figures.image_grid(restored, names, title, COLUMNS), config.output, "--output")
+    grid = figures.image_grid(restored, names, title, COLUMNS, headings=headings)
+    path = figures.save(grid, config.output, "--output")
+    names = [name.replace("\n", " ") for name in names]
     for row in range(0, len(names), COLUMNS):
-        print(" ".join(f"{name:5s}" for name in names[row : row + COLUMNS]))
+        print("  ".join(name.ljust(max(map(len, names))) for name in names[row : row + COLUMNS]).rstrip())
     print(f"Written: {path}")
 
 
-def _in_eight_epochs(loader: BatchLoader, data: CIFAR10DataModule, rows: int) -> tuple[Tensor, Tensor]:
-    if loader.augmentation == Augmentation():
-        loader.augmentation = EXAMPLE
+def _names_of(labels: Tensor, classes: Sequence[str]) -> list[str]:
+    """Returns the class of each image by int64 `[N]`, or by float32 `[N, C]` the percentages of each in a mixture."""
+    names = [tables.printable(name) for name in classes]
+    if labels.ndim == 1:
+        return [names[label] for label in labels.tolist()]
+    found = []
+    for shares in labels.mul(100).round().int():
+        most = shares.argsort(descending=True, stable=True)[: int((shares > 0).sum())].tolist()
+        parts = [f"{shares[label]} % {names[label]}" for label in most]
+        found.append(",\n".join(parts) if len(parts) > 1 else names[most[0]])
+    return found
+
+
+def _in_seven_epochs(loader: BatchLoader, indices: Tensor) -> tuple[Tensor, list[str]]:
+    """Returns images and names row by row: of each image the original first."""
+    augmentation = loader.augmentation
+    if augmentation == Augmentation():
+        augmentation = EXAMPLE
         print("The recipe augments nothing; these are flip, crop 4 and cutout 8, as an example.")
-    indices = loader.order()[:rows]
-    epochs = []
-    for epoch in range(COLUMNS):
+    loader.augmentation = Augmentation()
+    columns = [loader.take(indices)]
+    loader.augmentation = augmentation
+    for epoch in range(COLUMNS - 1):
         loader.set_epoch(epoch)
-        epochs.append(loader.take(indices))
-    images, labels = (torch.stack(parts, 1).flatten(0, 1) for parts in zip(*epochs, strict=True))
-    return images, labels
+        columns.append(loader.take(indices))
+    images = torch.stack([images for images, _ in columns], 1).flatten(0, 1)
+    rows = zip(*(_names_of(labels, loader.classes) for _, labels in columns), strict=True)
+    return images, [name for row in rows for name in row]

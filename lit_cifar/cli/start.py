@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lit_cifar.cli.net_arguments import full_class_path
 from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
@@ -28,8 +29,9 @@ def starting_checkpoint(command: str, given: Given) -> Checkpoint | None:
         found = newest_checkpoint([root], f"checkpoints/{path}.ckpt", resume=not named)
     elif by_name and (command == "fit" or given.recipes or given.flags("--recipe")):
         runs = root / RUNS / recipe_name(given)
-        kinds = {"real": [runs], "drawn": [Path(f"{runs}-drawn")]}
-        folders = kinds.get(given.get("data.dataset"), [runs, Path(f"{runs}-drawn")])
+        drawn, dataset = Path(f"{runs}-drawn"), given.get("data.dataset")
+        either = dataset == "auto" or not (dataset or given.recipes)  # a recipe means the images in its root
+        folders = [drawn] if dataset == "drawn" else [runs, drawn] if either else [runs]
         found = newest_checkpoint(folders, f"version_*/checkpoints/{path}.ckpt", resume=not named)
     else:
         found = find_checkpoint(path, root)
@@ -59,7 +61,7 @@ def initial_weights(command: str, given: Given) -> Checkpoint | None:
 def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
     """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
     checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
-    named = config.model.net
+    named = full_class_path(config.model.net) if config.model.net else None
     net = own_net(named, checkpoint) if named else None
     classifier = LitClassifier.load_from_checkpoint(checkpoint, net, test_time_augmentation)
     if named and classifier.card:

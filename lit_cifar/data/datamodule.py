@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from torch import Tensor, nn
 
 from lit_cifar.data.augmentation import Augmentation
-from lit_cifar.data.cifar import MIRRORS
+from lit_cifar.data.cifar import Labels
 from lit_cifar.data.image_files import LARGEST_SIZE, SMALLEST_SIZE, Resize, Scaling
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.data.normalization import Channels, Normalization, Normalize, normalization, require_normalize
 from lit_cifar.data.sources import Dataset, Images, open_images
+from lit_cifar.data.training_set import TrainingChanges, TrainingSet, held_out
 from lit_cifar.errors import UsageError, require
 
 EVAL_BATCH = 250  # images of 32 pixels
@@ -25,18 +25,28 @@ VAL_SHARE = 0.1  # 5,000 of CIFAR-10's training images
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
-    """CIFAR-10, a folder of pictures with the same layout, or synthetic images.
+    """CIFAR-10, CIFAR-100, a folder of pictures, or synthetic images.
 
     Args:
-        root: Folder of the images: cifar-10-batches-py/, cifar-10-python.tar.gz, or pictures in train/<class>/,
-            test/<class>/ and perhaps val/<class>/. CIFAR-10 is downloaded into it if it is empty or missing.
-        dataset: "real" uses the images in root, "drawn" synthetic images of ten classes, and "auto" synthetic images
-            only if root has none and they can't be downloaded.
+        root: Folder of the images: pictures in train/<class>/, test/<class>/ and perhaps val/<class>/, or CIFAR-10 or
+            CIFAR-100 as published (folder or archive). If it has no images, they are downloaded into it.
+        dataset: "cifar10" or "cifar100" uses that data set, as published or as pictures of its classes, "folder"
+            pictures of any classes, and "drawn" synthetic images of ten classes. By default, the images in root are
+            used, whatever they are, or CIFAR-10 if it has none; "auto" does the same, but uses synthetic images if
+            CIFAR-10 can't be downloaded.
+        labels: Labels of CIFAR-100: "fine" for its 100 classes, "coarse" for its 20 superclasses.
         batch_size: Images per training batch, over all devices together.
         eval_batch_size: Images per batch of validation, test and prediction, over all devices together; by default 250,
             and fewer if they are larger than 32 pixels.
         val_size: Training images held out for validation, their number or their share (below 1); 0 for none. Of each
             class the same share is held out, chosen by the seed. If root has val/<class>/, those images are used.
+        fraction: Share of the training images to train on, above 0 and up to 1, the same of each class.
+        imbalance: Long tail: the last class has this share of the images of the first one, above 0 and up to 1, and
+            those between fall exponentially (Cui et al., arXiv 1901.05555).
+        label_noise: Share of the images to train on, at least 0 and below 1, that get the label of another class, each
+            class with the same probability. Validation and test images keep their labels.
+        train_labels: File with other labels for the training images, in their order: .npy, .csv or .pt, with the names
+            or the numbers of classes. FILE:NAME is one of several, as in CIFAR-10_human.pt:worse_label of CIFAR-10N.
         image_size: Side in pixels, from 8 to 224, to which the pictures of a folder are scaled. The images of CIFAR-10
             and synthetic ones have 32.
         resize: How a picture that isn't square is scaled. "squeeze" scales width and height to image_size, which
@@ -51,19 +61,34 @@ class CIFAR10DataModule(pl.LightningDataModule):
         cutout: Side in pixels of a grey square that covers a random place of each training image; 0 for none.
         jitter: Random change of brightness and contrast of training images, between 0 (none) and 1. Adds up to ± this
             to the normalised values of an image, then multiplies them by 1 ± up to this.
+        erase: Probability, from 0 to 1, that a random rectangle of a training image, 2 to 33 % of its area, is filled
+            with the mean colour (random erasing).
+        mixup: Alpha of MixUp: each training image is mixed with another, by a share drawn from Beta(alpha, alpha), and
+            so are their labels; 0 for none, often 0.2 to 1. The loss must take probabilities, as torch's cross-entropy.
+        cutmix: Alpha of CutMix: a rectangle of each training image shows another one, by a share drawn from Beta(alpha,
+            alpha), and labels are mixed by area; 0 for none, often 1. With mixup too, each image gets one of both.
+        mix_probability: Probability, from 0 to 1, that an image is mixed.
+        mix_until: Share of the training, from 0 to 1, after which images are no longer mixed.
+        trivial_augment: Apply to each training image one of 14 operations, such as rotation, solarization or more
+            contrast, of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop, before cutout.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
-        mirrors: URL of cifar-10-python.tar.gz, or several, tried in this order.
+        mirrors: URL of the archive to download, or several, tried in this order; by default, known mirrors.
         seed: Seed of the held-out images, the order and the augmentation (on the command line: --seed_everything).
     """
 
     def __init__(
         self,
         root: str = "data",
-        dataset: Dataset = "real",
+        dataset: Dataset | None = None,
+        labels: Labels = "fine",
         batch_size: int = 4,
         eval_batch_size: int | None = None,
         val_size: int | float = VAL_SHARE,
+        fraction: float = 1.0,
+        imbalance: float = 1.0,
+        label_noise: float = 0.0,
+        train_labels: str | None = None,
         image_size: int = 32,
         resize: Resize = "squeeze",
         normalize: Normalize = "half",
@@ -71,8 +96,14 @@ class CIFAR10DataModule(pl.LightningDataModule):
         crop: int = 0,
         cutout: int = 0,
         jitter: float = 0.0,
+        erase: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        mix_until: float = 1.0,
+        trivial_augment: bool = False,
         transform: nn.Module | Callable[[Tensor], Tensor] | None = None,
-        mirrors: str | Sequence[str] = MIRRORS,
+        mirrors: str | Sequence[str] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -91,14 +122,19 @@ class CIFAR10DataModule(pl.LightningDataModule):
         require(0 <= jitter < 1, f"--data.jitter {jitter} must be at least 0 and below 1")
         require_normalize(normalize)
         self.root = Path(root).expanduser()
-        self.dataset: Dataset = dataset
+        self.dataset: Dataset | None = dataset
+        self.labels: Labels = labels
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or Scaling(image_size).images_like(EVAL_BATCH)
         self._asked_val_size = val_size
-        self.image_size, self.resize = image_size, resize
-        self.normalize = normalize
-        self.augmentation = Augmentation(flip, crop, cutout, transform, jitter)
-        self.mirrors = (mirrors,) if isinstance(mirrors, str) else tuple(mirrors)
+        labels_from = None if train_labels is None else str(train_labels)  # a Path, from Python
+        self.changes = TrainingChanges(float(fraction), float(imbalance), float(label_noise), labels_from)
+        self.image_size, self.resize, self.normalize = image_size, resize, normalize
+        mixing = {"mixup": mixup, "cutmix": cutmix, "mix_probability": mix_probability, "mix_until": mix_until}
+        self.augmentation = Augmentation(
+            flip, crop, cutout, transform, jitter, erase, trivial_augment=trivial_augment, **mixing
+        )
+        self.mirrors = (mirrors,) if isinstance(mirrors, str) else mirrors
         self.seed = seed
 
     @cached_property
@@ -107,7 +143,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
         Raises UsageError if there are no images, UserError if they can't be read.
         """
-        return open_images(self.root, self.dataset, self.mirrors, Scaling(self.image_size, self.resize))
+        scaling = Scaling(self.image_size, self.resize)
+        return open_images(self.root, self.dataset, self.mirrors, self.labels, scaling)
 
     @cached_property
     def val_size(self) -> int:
@@ -149,8 +186,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
     @property
     def title(self) -> str:
         """The name of the data set in messages and reports. Only the published archive is called CIFAR-10."""
-        titles = {"cifar10": "CIFAR-10", "folder": f"the folder {self.root}", "drawn": "the synthetic data set"}
-        return titles[self.images.kind]
+        cifar100 = "CIFAR-100" if self.labels == "fine" else "CIFAR-100 (coarse labels)"
+        titles = {"cifar10": "CIFAR-10", "cifar100": cifar100, "folder": f"the folder {self.root}"}
+        return titles.get(self.images.kind, "the synthetic data set")
 
     @cached_property
     def checksum(self) -> int:
@@ -159,6 +197,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         for images in filter(None, (self.images.train, self.images.test, self.images.val)):
             for tensor in (images.images, images.labels):
                 checksum = zlib.crc32(tensor.numpy().data, checksum)
+        if self.training_set.changed:
+            checksum = zlib.crc32(self.training_set.images.labels.numpy().data, checksum)
         return checksum
 
     @property
@@ -169,35 +209,43 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         _ = self.val_size, self.mean  # opens the images, once per machine
 
+    @cached_property
+    def _held_out(self) -> Tensor:
+        """Bool `[N]`: which training images are held out for validation; none if there are others in `val/`."""
+        val_size = self.val_size if self.images.val is None else 0
+        return held_out(self.images.train.labels, len(self.classes), val_size, self.seed)
+
+    @cached_property
+    def training_set(self) -> TrainingSet:
+        """What is trained on: images, and the labels that they are trained with.
+
+        Raises UsageError if a file of labels doesn't fit, UserError if it can't be read.
+        """
+        return self.changes(self.images.train, (~self._held_out).nonzero().flatten(), self.seed)
+
     def split(self) -> tuple[Tensor, Tensor]:
         """Returns the indices of the images to train on and of those held out for validation, int64, ascending."""
-        labels = self.images.train.labels
-        counts = torch.bincount(labels, minlength=len(self.classes))
-        # each class's share of val_size, rounded down, and one more for the classes that lose most by rounding
-        val_size = self.val_size if self.images.val is None else 0
-        shares = counts * val_size / len(labels)
-        held_out = shares.floor().long()
-        lost = (shares - held_out) * torch.where(counts - held_out > 1, 1, 1e-3)  # the only image of a class comes last
-        held_out[lost.argsort(descending=True, stable=True)[: val_size - int(held_out.sum())]] += 1
-        generator = torch.Generator().manual_seed(self.seed)
-        validation = torch.zeros(len(labels), dtype=torch.bool)
-        for label, count in enumerate(held_out.tolist()):
-            members = (labels == label).nonzero().flatten()
-            validation[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-        return (~validation).nonzero().flatten(), validation.nonzero().flatten()
+        return self.training_set.indices, self._held_out.nonzero().flatten()
 
     def train_dataloader(self) -> BatchLoader:
-        options: dict[str, Any] = {"indices": self.split()[0], "shuffle": True, "augmentation": self.augmentation}
+        images, indices, *_ = self.training_set
+        options: dict[str, Any] = {"indices": indices, "shuffle": True, "augmentation": self.augmentation}
         if self.trainer is not None:
-            options["slice_size"] = getattr(self.trainer.lightning_module, "slice_size", 0)
-        return self._loader(self.images.train, self.batch_size, **options)
+            module = self.trainer.lightning_module
+            options["slice_size"] = getattr(module, "slice_size", 0)
+            if self.augmentation.mix_until < 1 and not hasattr(module, "slice_size"):
+                sentence = f"--data.mix_until {self.augmentation.mix_until} needs LitClassifier"
+                raise UsageError(
+                    "value-invalid", f"{sentence}, which knows how much of the training is done; set it to 1"
+                )
+        return self._loader(images, self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader | list[BatchLoader]:
         if self.val_size == 0:
             return []
         if self.images.val is not None:
             return self._loader(self.images.val, self.eval_batch_size)
-        return self._loader(self.images.train, self.eval_batch_size, indices=self.split()[1])
+        return self._loader(self.images.train, self.eval_batch_size, indices=self._held_out.nonzero().flatten())
 
     def test_dataloader(self) -> BatchLoader:
         if not len(self.images.test.labels):

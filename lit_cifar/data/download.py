@@ -42,6 +42,8 @@ class Archive(NamedTuple):
     name: str
     size: int
     md5: str
+    title: str
+    """What is in it, in messages."""
 
 
 class DownloadError(UserError):
@@ -89,7 +91,7 @@ def download(
     path, part = root / archive.name, root / f"{archive.name}.part"
     columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
     bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
-    task = bar.add_task("CIFAR-10", total=archive.size)
+    task = bar.add_task(archive.title, total=archive.size)
     try:
         root.mkdir(parents=True, exist_ok=True)
         with part.open("ab") as file, bar:
@@ -103,13 +105,15 @@ def download(
                 if not queue:
                     causes = "; ".join(reasons.values()) or "no mirror was given"
                     remedy = f"put {archive.name} into {root}, or set --data.mirrors URL or --data.dataset drawn"
-                    raise DownloadError("download-failed", f"CIFAR-10 could not be downloaded ({causes}); {remedy}")
+                    raise DownloadError(
+                        "download-failed", f"{archive.title} could not be downloaded ({causes}); {remedy}"
+                    )
                 url, begun = queue.popleft(), file.tell()
                 rate = stall_rate if set(queue) - reasons.keys() else 0  # be patient if no mirror is untried
                 host = ADDRESS.sub(r"\1", url)
-                bar.reset(task, description=f"CIFAR-10 from {host}", completed=begun)
+                bar.reset(task, description=f"{archive.title} from {host}", completed=begun)
                 if bar.disable:
-                    print(f"Downloading CIFAR-10 ({archive.size / 1e6:.0f} MB) from {host}", file=sys.stderr)
+                    print(f"Downloading {archive.title} ({archive.size / 1e6:.0f} MB) from {host}", file=sys.stderr)
                 try:
                     _fetch(url, file, archive, bar, rate, stall_seconds, connect_seconds)
                     if fault := _fault(file, archive):

@@ -55,6 +55,13 @@ def lock(root: Path) -> Iterator[None]:
         yield
 
 
+def class_names(root: Path) -> set[str]:
+    """Returns the names of the folders in `train`, as they are shown: what `load_folder` will find, but at once."""
+    paths = (root / "train").iterdir() if (root / "train").is_dir() else ()
+    shown = (path.name for path in paths if path.is_dir() and not path.name.startswith("."))
+    return {SHOWN_AS.get(name, name) for name in shown if name.lower() not in PASSED_OVER}
+
+
 def load_folder(root: Path, scaling: Scaling) -> dict[str, ImageSet]:
     """Returns the images of `train`, `test` (none if there is no such folder) and, if there is one, `val`.
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from lit_cifar.data.files import whole
-from lit_cifar.data.sources import holds_images, open_images, scaled_in
+from lit_cifar.data.sources import open_found
 from lit_cifar.data.synthetic import draw
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
@@ -80,11 +80,12 @@ def _weights_of(config: Path) -> str | None:
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
     """Returns images to check a file on, uint8 `[N, 3, H, W]`, and what they are: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
-    drawn, most = classifier.card.dataset == "drawn", classifier.scaling.images_like(IMAGES)
-    if drawn or not holds_images(root):
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    most = classifier.scaling.images_like(IMAGES)
+    opened = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
+    if opened is None:
         why = "" if drawn else f", since {root} contains no images"
         return draw(train=10, test=most)[1].images, f"synthetic images{why}"
-    opened = open_images(root, scaling=scaled_in(root, classifier.scaling))
     split = "test" if len(opened.test.labels) else "train"
     images = getattr(opened, split).images
     count = min(most, len(images))

@@ -4,20 +4,25 @@
 kuangliu/pytorch-cifar, so that the last blocks still see 4×4 places. `ResNet20`, `ResNet56` and `ResNet110` are those
 that the paper trains on CIFAR-10, with 16, 32 and 64 channels and shortcuts without parameters.
 
-| network   | parameters | multiplications an image |
-| --------- | ---------- | ------------------------ |
-| ResNet20  | 269,722    | 40.6 million             |
-| ResNet56  | 853,018    | 125 million              |
-| ResNet110 | 1,727,962  | 253 million              |
-| ResNet18  | 11,173,962 | 556 million              |
-| ResNet34  | 21,282,122 | 1.16 billion             |
-| ResNet50  | 23,520,842 | 1.30 billion             |
+| network   | parameters | multiplications an image | published: CIFAR-10 | CIFAR-100 |
+| --------- | ---------- | ------------------------ | ------------------- | --------- |
+| ResNet20  | 269,722    | 40.6 million             | 91.25 %             |           |
+| ResNet56  | 853,018    | 125 million              | 93.03 %             |           |
+| ResNet110 | 1,727,962  | 253 million              | 93.57 %             |           |
+| ResNet18  | 11,173,962 | 555 million              | 93.02 %             | 75.61 %   |
+| ResNet34  | 21,282,122 | 1.16 billion             |                     | 76.76 %   |
+| ResNet50  | 23,520,842 | 1.30 billion             | 93.62 %             | 77.39 %   |
 """
 
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.nets import Published
 from lit_cifar.nets.cpu.layers import Convolution, Norm
+
+PAPER = "He et al., arXiv 1512.03385, 182 epochs"
+KUANGLIU = "github.com/kuangliu/pytorch-cifar, 200 epochs"
+WEIAICUNZAI = "github.com/weiaicunzai/pytorch-cifar100, 200 epochs"
 
 
 class Block(nn.Module):
@@ -64,6 +69,10 @@ class ResNet18(nn.Module):
         num_classes: Number of logits.
     """
 
+    published: tuple[Published, ...] = (
+        Published("CIFAR-10", 93.02, KUANGLIU),
+        Published("CIFAR-100", 75.61, WEIAICUNZAI),
+    )
     depths = (2, 2, 2, 2)
     block: type[Block] | type[Bottleneck] = Block
 
@@ -89,12 +98,14 @@ class ResNet18(nn.Module):
 class ResNet34(ResNet18):
     """Four stages of 3, 4, 6 and 3 blocks."""
 
+    published: tuple[Published, ...] = (Published("CIFAR-100", 76.76, WEIAICUNZAI),)
     depths = (3, 4, 6, 3)
 
 
 class ResNet50(ResNet34):
     """Four stages of 3, 4, 6 and 3 bottlenecks."""
 
+    published = (Published("CIFAR-10", 93.62, KUANGLIU), Published("CIFAR-100", 77.39, WEIAICUNZAI))
     block = Bottleneck
 
 
@@ -122,6 +133,7 @@ class ResNet20(nn.Module):
         num_classes: Number of logits.
     """
 
+    published = (Published("CIFAR-10", 91.25, PAPER),)
     depth = 3
 
     def __init__(self, num_classes: int = 10) -> None:
@@ -149,12 +161,14 @@ class ResNet20(nn.Module):
 class ResNet56(ResNet20):
     """Three stages of 9 blocks."""
 
+    published = (Published("CIFAR-10", 93.03, PAPER),)
     depth = 9
 
 
 class ResNet110(ResNet20):
     """Three stages of 18 blocks."""
 
+    published = (Published("CIFAR-10", 93.57, PAPER),)
     depth = 18
 
 

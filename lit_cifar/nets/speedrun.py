@@ -1,4 +1,6 @@
-"""A network for records: a fixed whitening layer, then three groups of convolutions. 1,972,792 parameters.
+"""A network for records: a fixed whitening layer, then three groups of convolutions.
+
+1,972,792 parameters and 118 million multiplications an image. Published for airbench94: 94.01 % on CIFAR-10.
 
 The architecture is that of Keller Jordan's airbench94 (arXiv 2404.00498), which descends from David Page's and
 tysam-code's networks: the first layer turns 2×2 patches into uncorrelated numbers and is computed from the images,
@@ -13,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from lit_cifar.nets import Published
 from lit_cifar.nets.cpu.layers import Convolution, MaxPool, Norm
 
 PATCH = 2  # side of the patches that are whitened
@@ -48,6 +51,8 @@ class SpeedrunNet(nn.Module):
         widths: Channels of the three groups.
         depth: Convolutions in a group, 2 or 3.
     """
+
+    published = (Published("CIFAR-10", 94.01, "airbench94, arXiv 2404.00498"),)
 
     def __init__(self, num_classes: int = 10, widths: Sequence[int] = (64, 256, 256), depth: int = 2) -> None:
         super().__init__()

@@ -1,5 +1,6 @@
-"""The network of PyTorch's "Training a Classifier" tutorial, layer for layer: 62,006 parameters for 32×32 images.
+"""The network of PyTorch's "Training a Classifier" tutorial, layer for layer.
 
+62,006 parameters and 0.65 million multiplications for an image of 32×32 pixels.
 https://docs.pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html
 """
 

@@ -15,10 +15,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from torch import Tensor
 
-from lit_cifar.report.figures import BLUE, DPI, GREY, INK, LINE_HEIGHT, ORANGE, blank, drawing, sentence, wrap
+from lit_cifar.report.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    INK,
+    LINE_SPACING,
+    ORANGE,
+    TEXT_SIZE,
+    blank,
+    drawing,
+    sentence,
+    wrap,
+)
 
 NO_IMAGES = "#E4E4E4"
 CLASSES_UP_TO = 100  # rows of the chart of the classes
+SMALLEST = 5.5  # points: 10 pixels; the names of 100 classes
 SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
@@ -35,12 +48,13 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     total, count = counts.sum(1, keepdims=True), len(classes)
     shares = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
-    side = min(8, max(3.4, 0.62 * count))  # of the matrix, in inches
+    side = min(10, max(3.4, min(8, 0.62 * count), 0.1 * count))  # of the matrix, in inches
     cell = side * 72 / count  # in points
-    lines, every = max(1, int(cell / LINE_HEIGHT)), ceil(LINE_HEIGHT / cell)
+    size = min(TEXT_SIZE, max(SMALLEST, cell / LINE_SPACING))
+    lines, every = max(1, int(cell / (LINE_SPACING * size))), ceil(LINE_SPACING * size / cell)
     shown = range(0, count, every)  # names that would overlap are left out
-    left = [wrap(classes[i], 120, min(lines, 3)) for i in shown]
-    below = [wrap(classes[i], cell - 6, 3) for i in shown]
+    left = [wrap(classes[i], 120, min(lines, 3), size) for i in shown]
+    below = [wrap(classes[i], cell - 6, 3, size) for i in shown]
     upright = any("…" in name for name in below)  # a long name reads better upright than cut
 
     figure = blank((side + 3.2) * DPI, (side + (2.4 if upright else 1.5)) * DPI, title)
@@ -49,7 +63,7 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     drawn = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks(shown, left if upright else below, rotation=90 if upright else 0)
     axes.set_yticks(shown, left)
-    axes.tick_params(length=0 if every == 1 else 3)
+    axes.tick_params(length=0 if every == 1 else 3, labelsize=size)
     axes.spines[:].set_visible(False)
     if count <= 20:
         axes.set_xticks(np.arange(1, count) - 0.5, minor=True)

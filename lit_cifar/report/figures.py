@@ -75,9 +75,12 @@ def cut(text: str, width: float, size: float = TEXT_SIZE, bold: bool = False) ->
 
 
 def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE, bold: bool = False) -> str:
-    """Returns text in at most so many lines of this width in points, broken at spaces and after `_`, `-` and `/`."""
+    """Returns text in at most so many lines of this width in points, broken at spaces and after `_`, `-` and `/`.
+
+    Percentages stay whole.
+    """
     rows = [""]
-    for word in re.findall(r"\S+?(?:[_/-]+|\s+|$)", text):
+    for word in re.findall(r"(?:\S|\s(?=%))+?(?:[_/-]+|\s+(?!%)|$)", text):
         full = rows[-1].endswith("\n") or _width_of((rows[-1] + word).rstrip(), size, bold) > width
         if rows[-1] and len(rows) < lines and full:
             rows.append("")
@@ -97,11 +100,17 @@ def _height_of(text: str, size: float = TEXT_SIZE) -> int:
 
 @drawing()
 def image_grid(
-    images: Tensor, captions: Sequence[str], title: str, columns: int = 8, marked: Sequence[bool] | None = None
+    images: Tensor,
+    captions: Sequence[str],
+    title: str,
+    columns: int = 8,
+    marked: Sequence[bool] | None = None,
+    headings: Sequence[str] = (),
 ) -> Figure:
     """Draws images of uint8 `[N, 3, H, W]` in rows of `columns`, enlarged without smoothing, each above its caption.
 
-    A marked image has a frame and a bold caption. Lines of the title after the first are small.
+    A marked image has a frame and a bold caption. Lines of the title after the first are small. Headings are written
+    above the columns.
     """
     count, _, height, width = images.shape
     marked = marked or [False] * count
@@ -119,6 +128,7 @@ def image_grid(
     first, rest = wrap(first, text_width, 3, size=TITLE_SIZE, bold=True), wrap(rest, text_width, 3)
     below_first = margin + _height_of(first, TITLE_SIZE)
     top = below_first + (_height_of(rest) + 4 if rest else 0) + 14
+    heading_y, top = top, top + (_height_of("") + 4 if headings else 0)
     total_height = top + ceil(count / columns) * step_y - gap + margin
 
     # One axes over the whole figure whose unit is the screen's pixel: constrained layout would enlarge images by
@@ -128,6 +138,9 @@ def image_grid(
     axes.axis("off")
     axes.text(margin, margin, first, size=TITLE_SIZE, weight="bold", va="top", linespacing=LINE_SPACING)
     axes.text(margin, below_first + 4, rest, color=GREY, va="top", linespacing=LINE_SPACING)
+    for column, text in enumerate(headings):
+        x = margin + column * step_x + cell / 2
+        axes.text(x, heading_y, cut(text, caption_width), color=GREY, ha="center", va="top")
     for i, (image, text, bold) in enumerate(zip(images.permute(0, 2, 3, 1).cpu(), texts, marked, strict=True)):
         row, column = divmod(i, columns)
         x, y = margin + column * step_x + (cell - width) // 2, top + row * step_y

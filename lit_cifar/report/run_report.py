@@ -27,7 +27,7 @@ from lit_cifar.data.pictures import data_url, png
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores, percent
 from lit_cifar.report import charts, figures, tables
-from lit_cifar.runs.card import Description, RunCard
+from lit_cifar.runs.card import UNCHANGED, Description, RunCard
 from lit_cifar.training.classifier import LitClassifier
 
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
@@ -47,9 +47,12 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             data = pl_module.datamodule
             parameters = sum(parameter.numel() for parameter in pl_module.net.parameters())
+            card, all_images = pl_module.card, len(data.images.train.labels) - (data.images.val is None) * data.val_size
+            of_all = "" if card.train_size == all_images else f"of {all_images:,} "
+            changed = f" ({card.changed_labels:,} with another label)" if card.changed_labels else ""
             tables.print_drawn_box(data.images)
             tables.print_start(
-                f"{data.title}, {len(data.classes)} classes: {len(data.split()[0]):,} images to train on,"
+                f"{data.title}, {len(data.classes)} classes: {card.train_size:,} {of_all}images to train on{changed},"
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
                 tables.described_images(data.image_size, data.resize, data.mean, data.std),
@@ -131,6 +134,9 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
         "batch_size": card.batch_size,
+        "train_size": card.train_size or None,
+        "changed_labels": card.changed_labels,
+        **card.training_set,
         "devices": trainer.world_size,
         "device_name": device_name(trainer),
         "precision": str(trainer.precision),
@@ -188,7 +194,7 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
     write_whole(folder / "report.html", render_page(report, title, images, paths, recipe))
 
-    train, indices = data.images.train, data.split()[0]
+    train, indices, *_ = data.training_set
     chosen = indices[_spread(len(indices))]
     captions = [data.classes[label] for label in train.labels[chosen]]
     drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {title}")
@@ -214,6 +220,7 @@ def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[st
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
     environment.filters |= {"duration": tables.duration, "plural": tables.plural}
     environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
+    environment.globals["unchanged"] = UNCHANGED
     environment.globals["picture"] = lambda image: data_url(png(images[image]))
     environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
     template = environment.get_template("report.html.jinja")

@@ -4,6 +4,8 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from lit_cifar.data.files import RUNS_FLAG, write_whole
 from lit_cifar.data.sources import Images
 from lit_cifar.evaluation.metrics import percent
 
+IN_ONE_BLOCK = 20  # classes, each with a bar; more stand in several blocks, without bars
 BAR = 30  # width of the bar of 100 %, in characters
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
@@ -85,12 +88,20 @@ def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[s
     _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
-    accuracies = Column("accuracy", justify="right", no_wrap=True)
-    table = Table(Column("class", no_wrap=True), accuracies, Column(no_wrap=True), box=None, pad_edge=False)
     rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
-    bar = min(BAR, console.width - max(map(cell_len, ["class", *(name for name, _ in rows)])) - len("accuracy") - 4)
-    for name, fraction in rows:
-        table.add_row(escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+    width = max(map(cell_len, ["class", *(name for name, _ in rows)])) + len("accuracy") + 4
+    # beside each other, three columns each; two spaces follow each column but the last
+    blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, (console.width + 2) // (width + 2))
+    bar = min(BAR, console.width - width) if blocks == 1 else 0
+    headers = [Column("class", no_wrap=True), Column("accuracy", justify="right", no_wrap=True), Column(no_wrap=True)]
+    table = Table(*(header.copy() for _ in range(blocks) for header in headers), box=None, pad_edge=False)
+    height = ceil(len(rows) / blocks)
+    for i in range(height):
+        cells = [
+            (escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+            for name, fraction in rows[i::height]
+        ]
+        table.add_row(*chain.from_iterable(cells))
     console.print(table)
 
 

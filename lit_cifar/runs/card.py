@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from enum import Enum
 from functools import partial
 from pathlib import PurePath
@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from lit_cifar.data.augmentation import Augmentation
+from lit_cifar.data.cifar import Labels
 from lit_cifar.data.image_files import LARGEST_SIZE, SIDE, SMALLEST_SIZE, Resize
 from lit_cifar.data.sources import Kind
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, listed
 from lit_cifar.evaluation.test_time_augmentation import Views
 
 Description = dict[str, Any]
@@ -33,16 +35,19 @@ LABELS = {
     "net": "network --model.net",
     "classes": "classes",
     "dataset": "data set",
-    "images": "images",
+    "images": "images or labels",
+    "training_set": "--data",
     "seed": "--seed_everything",
     "augmentation": "--data",
     "trainer": "--trainer",
     "mean": "mean --data.normalize",
     "std": "standard deviation --data.normalize",
-} | {name: f"--data.{name}" for name in ("val_size", "batch_size", "image_size", "resize")}
+} | {name: f"--data.{name}" for name in ("labels", "val_size", "batch_size", "image_size", "resize")}
 """What to call the fields that are not parameters `--model.<name>`."""
-FREE = ("test_time_augmentation", "confidence_threshold", "init_from")
-"""Fields in which a training and its resumption may differ: they concern only the test, or what was before."""
+FREE = ("test_time_augmentation", "confidence_threshold", "init_from", "train_size", "changed_labels")
+"""Fields in which a training and its resumption may differ: they concern only the test, what was before, or sums."""
+UNCHANGED = {"fraction": 1.0, "imbalance": 1.0, "label_noise": 0.0, "train_labels": None}
+"""A training set to which nothing was done."""
 TRAINER = (
     *("precision", "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm"),
     *("limit_train_batches", "overfit_batches"),
@@ -81,8 +86,17 @@ class RunCard:
     confidence_threshold: float
     trainer: dict[str, Any] = field(default_factory=dict)
     """The settings in TRAINER; of a checkpoint that has none, they are unknown."""
+    labels: Labels = "fine"
+    """Those of CIFAR-100."""
     init_from: str | None = None
     """The checkpoint whose weights the training started from, if any."""
+    training_set: dict[str, Any] = field(default_factory=lambda: {**UNCHANGED})
+    """What was done to the training set; see TrainingChanges."""
+    train_size: int = 0
+    """Number of images that are trained on; 0 if it isn't known, as in old checkpoints."""
+    changed_labels: int = 0
+    """How many of them have another label than their true one."""
+    decay_norms_and_biases: bool = True
     image_size: int = SIDE
     """Side of the images in pixels."""
     resize: Resize = "squeeze"
@@ -96,8 +110,8 @@ class RunCard:
     def from_dict(cls, values: Mapping[str, Any]) -> "RunCard":
         """Returns the card that a checkpoint holds, or raises ValueError with the name of a missing or wrong value."""
         hints = get_type_hints(cls)
-        later = {each.name for each in fields(cls) if {each.default, each.default_factory} != {MISSING}}
-        hints = {name: hint for name, hint in hints.items() if name in values or name not in later}
+        needed = {each.name for each in fields(cls) if each.default is each.default_factory is MISSING}
+        hints = {name: hint for name, hint in hints.items() if name in values or name in needed}
         for name, hint in hints.items():
             if name not in values or not _fits(values[name], hint):
                 raise ValueError(name)
@@ -108,7 +122,10 @@ class RunCard:
             raise ValueError("confidence_threshold")
         if not SMALLEST_SIZE <= values.get("image_size", SIDE) <= LARGEST_SIZE:
             raise ValueError("image_size")
-        return cls(**{name: values[name] for name in hints})
+        card = cls(**{name: values[name] for name in hints})
+        if card.augmentation:  # what a checkpoint's version did not have yet was off
+            card = replace(card, augmentation=vars(Augmentation()) | card.augmentation)
+        return card
 
     def differences(self, other: "RunCard") -> list[str]:
         """Returns what makes `other` another training, such as `--data.batch_size (4, now 8)`."""
@@ -118,8 +135,9 @@ class RunCard:
                 continue
             label = LABELS.get(name, f"--model.{name}")
             old, new = dict(_settings(label, getattr(self, name))), dict(_settings(label, getattr(other, name)))
-            if name == "images":
-                found += [label] if old != new else []
+            if name in ("images", "classes"):
+                values = f" ({listed(self.classes)}, now {listed(other.classes)})" if name == "classes" else ""
+                found += [f"{label}{values}"] if old != new else []
                 continue
             if old.get(label) != new.get(label):  # arguments of another class say nothing
                 old, new = {label: old.get(label)}, {label: new.get(label)}
@@ -222,8 +240,11 @@ def describe(made: Any) -> Description:
         return {"class_path": import_path(made), "init_args": {}}
     arguments = getattr(made, "defaults", None)  # of an optimizer
     if not isinstance(arguments, dict):
-        names = inspect.signature(type(made)).parameters
-        arguments = {name: getattr(made, name) for name in names if hasattr(made, name)}
+        arguments = {}
+        for name, parameter in inspect.signature(type(made)).parameters.items():
+            if hasattr(made, name):
+                further = parameter.kind is parameter.VAR_KEYWORD
+                arguments |= getattr(made, name) if further else {name: getattr(made, name)}
     return {"class_path": import_path(type(made)), "init_args": _writable(arguments)}
 
 

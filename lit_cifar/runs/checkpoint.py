@@ -24,7 +24,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 
 from lit_cifar.data.files import whole
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.runs.card import RunCard
+from lit_cifar.runs.card import LABELS, RunCard
 from lit_cifar.runs.folder import RUNS
 
 KEY = "lit_cifar"
@@ -173,7 +173,7 @@ def _is_intact(path: Path) -> bool:
 def check_resumable(checkpoint: Checkpoint, now: RunCard, root: Path) -> None:
     """Raises UsageError, with a list of what differs, unless a training goes on from a checkpoint that it wrote."""
     if differences := checkpoint.card.differences(now):
-        where = f"; the images are those in {root}" if "images" in differences else ""
+        where = f"; the images are those in {root}" if LABELS["images"] in differences else ""
         what = f"--ckpt_path {checkpoint.path} is of another training, which differs in {', '.join(differences)}{where}"
         todo = "set them to the same, or start a new training, perhaps from these weights with --init_from"
         raise UsageError("checkpoint-of-another-training", f"{what}; {todo}")

@@ -30,7 +30,7 @@ WORDS = (str, int, float, bool, type(None), ...)
 """Types whose values jsonargparse makes of words without importing anything; paths are others."""
 NOT_A_WORD = re.compile(r"[{\[\n]|:(\s|$)")  # jsonargparse would read YAML
 WEIGHTS = ("weights", "pretrained", "checkpoint_path", "features_only")
-TIMM = "timm.create_model"
+TIMM, OUR_TIMM = "timm.create_model", "lit_cifar.nets.timm.Timm"
 
 
 class UntrustedError(ValueError):
@@ -105,14 +105,16 @@ def restored(config: Description, given: Collection[str] = (), package: str | No
     if package is None:
         package = "" if class_path.startswith(TRUSTED) else f"{class_path.partition('.')[0]}."
     hints, found = _hints(_named(class_path)), {}
+    unknown = [str] if class_path == OUR_TIMM else [type]  # the kind of arguments that the signature doesn't show
     for name, value in arguments.items():
         # torchvision or timm would download or unpickle pretrained weights, and a checkpoint brings its own
-        downloads = class_path.startswith(("torchvision.", TIMM)) and name.startswith(WEIGHTS) and bool(value)
-        downloads |= class_path == TIMM and name == "model_name" and not re.fullmatch(r"[\w.-]+", str(value))  # a hub
+        downloads = class_path.startswith(("torchvision.", TIMM, OUR_TIMM)) and name.startswith(WEIGHTS) and bool(value)
+        is_timms_name = (class_path, name) in ((TIMM, "model_name"), (OUR_TIMM, "name"))
+        downloads |= is_timms_name and not re.fullmatch(r"[\w.-]+", str(value))  # of a hub, or a path
         if downloads or not re.fullmatch(r"\w+", name):
             raise UntrustedError(name, value)
         if name not in given:
-            found[name] = _restored(name, value, hints.get(name, [type]), package)
+            found[name] = _restored(name, value, hints.get(name, unknown), package)
     return {"class_path": class_path, "init_args": found}
 
 

@@ -21,19 +21,20 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.errors import UsageError, require
+from lit_cifar.errors import UsageError, listed, require
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.card import TRAINER, RunCard, describe, plain
 from lit_cifar.runs.checkpoint import KEY, Checkpoint, check_resumable
 from lit_cifar.runs.folder import mlflow_run
+from lit_cifar.training import preparation, schedules
 from lit_cifar.training.callbacks.requirements import require_metrics
 from lit_cifar.training.evaluator import Evaluator
 from lit_cifar.training.history import DivergenceWatch
-from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, weights_to_train
+from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
-from lit_cifar.training.preparation import compile_net, keep_freed_memory, require_fit, require_trainable, whiten
-from lit_cifar.training.schedules import batches_of_an_epoch, make_schedule, require_room, share_done
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
+
+SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
 
 
 class LitClassifier(Evaluator):
@@ -57,6 +58,8 @@ class LitClassifier(Evaluator):
         sync_batchnorm: On several devices, batch normalization computes mean and variance from the whole batch, or
             slice. Otherwise, each device uses its share: faster, but the result depends on the number of devices. A
             compiled network always does that.
+        decay_norms_and_biases: Whether weight decay applies to normalization and biases too, as it does in torch.
+            Otherwise, neither they decay nor what the network's method `no_weight_decay` names, if it has one.
     """
 
     def __init__(
@@ -72,12 +75,13 @@ class LitClassifier(Evaluator):
         confidence_threshold: float = 1.0,
         compile: bool = False,
         sync_batchnorm: bool = True,
+        decay_norms_and_biases: bool = True,
     ) -> None:
         super().__init__(net, loss, test_time_augmentation, confidence_threshold)
         require(slice_size >= 0, f"--model.slice_size {slice_size} must be 0 or more")
         in_range = all(0 <= share < 1 and 8 <= side <= 224 for share, side in sides)
         require(in_range, f"--model.sides {[*sides]} must be pairs of a share from 0 to 1 and a side from 8 to 224")
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.decay_norms_and_biases = optimizer, decay_norms_and_biases
         self.make_lr_scheduler, self.lr_scheduler_interval = lr_scheduler, lr_scheduler_interval
         self.slice_size, self.sides, self.compiled = slice_size, sorted(sides), compile
         self.sync_batchnorm = sync_batchnorm
@@ -94,29 +98,25 @@ class LitClassifier(Evaluator):
 
     def check(self, data: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        batches, processes = batches_of_an_epoch(trainer, data) if train else 0, trainer.world_size
+        batches, processes = schedules.batches_of_an_epoch(trainer, data) if train else 0, trainer.world_size
         parts = (self.net, self.loss, self.make_optimizer, data.classes, data.image_size, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                require_fit(self.net, self.loss, sides, data)
+                preparation.require_fit(self.net, self.loss, sides, data)
                 if batches:
+                    schedules.batches_before(trainer, data, data.augmentation.mix_until, 0)  # or refuses
                     options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
                     fewest = partial(fewest_images, slice_size=self.slice_size, **options)
-                    require_trainable(self.net, sides, data, batches, fewest)
+                    preparation.require_trainable(self.net, sides, data, batches, fewest)
             self.new_optimizer()
             self._checked = parts
 
     def new_optimizer(self, weights: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
-        """Makes an optimizer, or raises UsageError if it refuses its arguments or is for sparse gradients."""
-        try:
-            optimizer = self.make_optimizer(self.parameters() if weights is None else weights)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
-        if isinstance(optimizer, torch.optim.SparseAdam):
-            raise UsageError("optimizer-refused", "--model.optimizer SparseAdam is for sparse gradients; use another")
-        return optimizer
+        """Makes an optimizer of these weights, by default all, or raises UsageError if it can't be one."""
+        weights = self.parameters() if weights is None else weights
+        return make_optimizer(self.make_optimizer, weights, None if self.decay_norms_and_biases else self)
 
     def make_card(self, data: CIFAR10DataModule | None, trainer: Any = None) -> RunCard:
         """Returns what trains on these data, or on a user's own, with a Trainer."""
@@ -135,28 +135,31 @@ class LitClassifier(Evaluator):
             described["optimizer"] = optimizer | {"init_args": optimizer["init_args"] | {"lr": self.lr}}
         own: dict[str, Any] = {"dataset": "own", "images": 0, "augmentation": {}, "val_size": 0, "batch_size": 0}
         values = (described | own) | {
-            **{name: getattr(self, name) for name in ("recipe", "slice_size", "sides", "init_from", *EVALUATION)},
+            **{name: getattr(self, name) for name in (*SETTINGS, *EVALUATION)},
             **{name: getattr(data or self, name) for name in ("classes", "mean", "std", "image_size", "resize")},
             "seed": int(os.environ.get("PL_GLOBAL_SEED", 0)),  # of Lightning's seed_everything
             "trainer": {name: getattr(trainer, name) for name in TRAINER} if trainer else {},
         }
         if data:
-            values |= {name: getattr(data, name) for name in ("val_size", "batch_size", "seed")}
+            values |= {name: getattr(data, name) for name in ("labels", "val_size", "batch_size", "seed")}
             values |= {"dataset": data.images.kind, "images": data.checksum}
             values |= {"augmentation": vars(data.augmentation) | {"transform": transform}}
+            _, indices, changed, described = data.training_set
+            values |= {"training_set": described, "train_size": len(indices), "changed_labels": changed}
         return RunCard(**{name: plain(value, name) for name, value in values.items()})
 
     def setup(self, stage: str) -> None:
-        keep_freed_memory()
+        preparation.keep_freed_memory()
         finders = (LearningRateFinder, BatchSizeFinder)
         if stage == "fit":
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.has_own_data:
-            self._require_own_data()
+            self.example_input_array = None  # their size is not known yet
+            preparation.require_own_data_fit(self.net, self.sides, self.whitened)
         else:
             self._prepare(self.datamodule, stage)
         if stage == "fit" and self.compiled:
-            compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
+            preparation.compile_net(self.net, self.trainer.strategy.root_device)  # where the network will be moved
         self.card = self.make_card(None if self.has_own_data else self.datamodule, self.trainer)
         self.loss = moved(self.loss, self.trainer.strategy.root_device)
         if self.classes:
@@ -171,18 +174,8 @@ class LitClassifier(Evaluator):
             validates = bool(data.val_size and self.trainer.limit_val_batches)
             require_metrics(self.trainer, data.classes, validates, self.make_lr_scheduler)
         if not self.whitened:
-            whiten(self.net, data)
+            preparation.whiten(self.net, data)
             self.whitened = True
-
-    def _require_own_data(self) -> None:
-        """Raises UsageError for what only CIFAR10DataModule can do."""
-        self.example_input_array = None  # their size is not known yet
-        if self.sides:
-            raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
-        if hasattr(self.net, "compute_whitening") and not self.whitened:
-            sentence = f"{type(self.net).__name__} computes its first layer from training images, which are not known"
-            todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
-            raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.new_optimizer(weights_to_train(self, self.trainer, self.make_lr_scheduler is not None))
@@ -193,7 +186,7 @@ class LitClassifier(Evaluator):
             group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
+        scheduler = schedules.make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
         config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
@@ -213,19 +206,16 @@ class LitClassifier(Evaluator):
         self.record.begin(self.trainer, self.device)
         self._begin_epoch()  # on_train_epoch_start is not called if a run resumes in mid-epoch
         for config in self.trainer.lr_scheduler_configs:
-            require_room(config.scheduler, config.interval, self.trainer)
+            schedules.require_room(config.scheduler, config.interval, self.trainer)
 
     def _begin_epoch(self) -> None:
         if begin := getattr(self.net, "begin_epoch", None):
-            begin(share_done(self.trainer, self.current_epoch))
+            begin(schedules.share_done(self.trainer, self.current_epoch))
 
     def on_train_epoch_start(self) -> None:
         self._begin_epoch()
-        middle = share_done(self.trainer, self.current_epoch + 0.5)
-        sides = [side for share, side in self.sides if share <= middle]
-        epoch = 0 if self.trainer.overfit_batches else self.current_epoch  # type: ignore[attr-defined]  # the same images
         if isinstance(loader := self.trainer.train_dataloader, BatchLoader):  # not a user's own
-            loader.set_epoch(epoch, sides[-1] if sides else None)
+            schedules.begin_epoch(loader, self.sides, self.trainer)
 
     def share(self, batch: Batch, batch_idx: int) -> Share:
         """Returns the Share that this process has of a training batch."""
@@ -281,7 +271,7 @@ class LitClassifier(Evaluator):
             self.know(tuple(card.classes))
             self.card, self.whitened = replace(self.card, classes=card.classes), True
         elif tuple(card.classes) != self.datamodule.classes:
-            known, found = ", ".join(card.classes), ", ".join(self.datamodule.classes)
+            known, found = listed(card.classes), listed(self.datamodule.classes)
             sentence = f"The network knows the classes {known}, but {self.datamodule.title} has {found};"
             raise UsageError("data-classes", f"{sentence} use other images with --data.root, or another --ckpt_path")
         if self.trainer.state.fn == "fit" and card.recipe == self.card.recipe == "python":

@@ -13,7 +13,7 @@ from lit_cifar.evaluation import metrics as evaluation
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.predictor import Predictor
-from lit_cifar.training.step import Batch, Loss, mean_loss
+from lit_cifar.training.step import Batch, Loss, hard, mean_loss
 
 
 class Evaluator(Predictor):
@@ -55,7 +55,7 @@ class Evaluator(Predictor):
             return
         name = type(self.net).__name__
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(x, Tensor) for x in batch)
-        if not is_pair or not batch[0].is_floating_point() or batch[1].dtype != torch.int64 or batch[1].ndim != 1:
+        if not is_pair or not batch[0].is_floating_point() or not _are_labels(batch[1]):
             found = ", ".join(map(_described, batch)) if isinstance(batch, list | tuple) else _described(batch)
             sentence = "LitClassifier needs batches of images, float32 [N, C, H, W], and labels, int64 [N]"
             raise UsageError("data-unfit", f"{sentence}, but the data have {found}")
@@ -68,8 +68,9 @@ class Evaluator(Predictor):
             raise UsageError("network-unfit", f"{sentence}; use another") from error
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise UsageError("network-unfit", f"the network {name} must return logits [N, classes]")
-        if int(labels.max()) >= logits.shape[1]:
-            sentence = f"The network has {logits.shape[1]} outputs, but there is the label {int(labels.max())}"
+        largest = labels.shape[1] - 1 if labels.is_floating_point() else int(labels.max())
+        if largest >= logits.shape[1]:
+            sentence = f"The network has {logits.shape[1]} outputs, but there is the label {largest}"
             raise UsageError("network-classes", f"{sentence}; use a network with more outputs")
         loaders = (self.trainer.train_dataloader, self.trainer.val_dataloaders, self.trainer.test_dataloaders)
         named = (self.datamodule, *(getattr(loader, "dataset", None) for loader in loaders))
@@ -117,7 +118,7 @@ class Evaluator(Predictor):
             loss = loss * by
         metrics["loss"].update(loss)
         metrics["divisor"].update(by)
-        metrics["confusion_matrix"].update(logits, labels)
+        metrics["confusion_matrix"].update(logits, hard(labels))
         return logits
 
     def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
@@ -132,6 +133,11 @@ class Evaluator(Predictor):
         else:  # what Trainer.test and Trainer.validate return; Lightning reads the step to log at from `step`
             self.log_dict(named | {"step": torch.tensor(float(step))})
         return values
+
+
+def _are_labels(labels: Tensor) -> bool:
+    """Returns whether these are labels or, such as torchvision's MixUp makes, probabilities."""
+    return (labels.dtype, labels.ndim) == (torch.int64, 1) or (labels.is_floating_point() and labels.ndim == 2)
 
 
 def _described(part: Any) -> str:

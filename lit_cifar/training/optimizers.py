@@ -1,4 +1,4 @@
-"""An optimizer that torch does not have, and which weights learn: those may change while a network is trained."""
+"""An optimizer that torch does not have, which weights decay, and which learn: those may change during a training."""
 
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -7,6 +7,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
+
+from lit_cifar.errors import UsageError
 
 
 class Muon(torch.optim.Optimizer):
@@ -99,6 +101,61 @@ def orthogonal(matrix: Tensor, steps: int, precision: torch.dtype | None = None)
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.T if len(matrix) > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def make_optimizer(
+    make: Callable[[Any], torch.optim.Optimizer], weights: Iterable[nn.Parameter], undecayed_in: nn.Module | None = None
+) -> torch.optim.Optimizer:
+    """Makes an optimizer; the norms and biases of a module, if it is given, get a group without weight decay.
+
+    Raises UsageError if it refuses its arguments, knows no weight decay, or is for sparse gradients.
+    """
+    try:
+        undecayed = weights_that_do_not_decay(undecayed_in) if undecayed_in else set()
+        optimizer = make(_without_decay({"params": weights}, undecayed) if undecayed else weights)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UsageError("optimizer-refused", f"--model.optimizer: {error}") from error
+    name = type(optimizer).__name__
+    if isinstance(optimizer, torch.optim.SparseAdam):
+        raise UsageError("optimizer-refused", f"--model.optimizer {name} is for sparse gradients; use another")
+    if undecayed:
+        if "weight_decay" not in optimizer.param_groups[0]:
+            sentence = f"--model.optimizer {name} has no weight_decay, which --model.decay_norms_and_biases false needs"
+            raise UsageError("optimizer-refused", f"{sentence}; use another, or leave that out")
+        add = optimizer.add_param_group
+
+        def add_param_group(group: dict[str, Any]) -> None:
+            for part in _without_decay(group, undecayed):
+                add(part)
+
+        vars(optimizer)["add_param_group"] = add_param_group  # Lightning's BaseFinetuning adds what it unfreezes
+    return optimizer
+
+
+def weights_that_do_not_decay(module: nn.Module) -> set[nn.Parameter]:
+    """Returns biases, the weights of normalization, and those that a network names in `no_weight_decay()`.
+
+    That is what timm's networks do for class tokens and positional embeddings. All weights of one dimension count as
+    biases or normalization, as they do in timm's `param_groups_weight_decay`.
+    """
+    found = set()
+    for layer in module.modules():
+        names = layer.no_weight_decay() if callable(getattr(layer, "no_weight_decay", None)) else ()  # type: ignore[operator]
+        found |= {weight for name, weight in layer.named_parameters() if name in names}
+        is_norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm)  # whose weights may have several dimensions
+        own = layer.named_parameters(recurse=False)
+        found |= {weight for name, weight in own if weight.ndim <= 1 or name == "bias" or is_norm}
+    return found
+
+
+def _without_decay(group: dict[str, Any], undecayed: Collection[nn.Parameter]) -> list[dict[str, Any]]:
+    """Splits a group of weights in two, the second without weight decay; leaves out one without weights."""
+    weights = [group["params"]] if isinstance(group["params"], Tensor) else [*group["params"]]
+    parts = [
+        group | {"params": [weight for weight in weights if weight not in undecayed]},
+        group | {"params": [weight for weight in weights if weight in undecayed], "weight_decay": 0.0},
+    ]
+    return [part for part in parts if part["params"]]
 
 
 def weights_to_train(module: nn.Module, trainer: pl.Trainer, has_schedule: bool) -> list[nn.Parameter]:

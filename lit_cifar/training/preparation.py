@@ -62,16 +62,25 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
     if logits.shape[1] != classes:
         sentence = f"The network has {logits.shape[1]} outputs, but there are {classes} classes in {data.title}"
         raise UsageError("network-classes", f"{sentence}; set --model.net.init_args.num_classes {classes}")
-    labels = torch.arange(classes + 1, device=weight.device) % classes
     logits = logits.float().expand(classes + 1, -1)
+    labels = torch.arange(classes + 1, device=weight.device) % classes
+    _require_mean(loss, logits, labels, "labels [N]", "use another")
+    if data.augmentation.mixes:
+        probabilities = torch.eye(classes, device=weight.device)[labels] * 0.5 + 0.5 / classes
+        what, todo = "probabilities [N, C] of mixed images", "use another, or set --data.mixup and --data.cutmix to 0"
+        _require_mean(loss, logits, probabilities, what, todo)
+
+
+def _require_mean(loss: Loss, logits: Tensor, labels: Tensor, what: str, todo: str) -> None:
+    """Tries a loss, or raises UsageError unless it returns a mean."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some losses only warn about sizes that don't fit
             value = loss(logits, labels)
             twice = loss(torch.cat((logits, logits)), torch.cat((labels, labels)))
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        sentence = f"--model.loss can't take logits [N, C] and labels [N] ({reason(error)})"
-        raise UsageError("loss-unfit", sentence) from error
+    except Exception as error:  # a user's loss may raise anything
+        sentence = f"--model.loss can't take logits [N, C] and {what} ({reason(error)})"
+        raise UsageError("loss-unfit", f"{sentence}; {todo}") from error
     if not isinstance(value, Tensor) or value.ndim:
         raise UsageError("loss-unfit", "--model.loss must return one number, the mean loss of a batch")
     if value and value.isfinite() and torch.isclose(twice, 2 * value):
@@ -82,6 +91,16 @@ def require_fit(net: nn.Module, loss: Loss, sides: Sequence[int], data: CIFAR10D
 def _others(side: int) -> str:
     names = ", ".join(nets_for(side))
     return f"use another, such as one of {names}" if names else "use another"
+
+
+def require_own_data_fit(net: nn.Module, sides: Sequence[tuple[float, int]], whitened: bool) -> None:
+    """Raises UsageError for what only CIFAR10DataModule can do."""
+    if sides:
+        raise UsageError("value-invalid", "--model.sides needs CIFAR10DataModule, which scales the images")
+    if hasattr(net, "compute_whitening") and not whitened:
+        sentence = f"{type(net).__name__} computes its first layer from training images, which are not known"
+        todo = "call net.compute_whitening(images) with some thousand of them, and set classifier.whitened = True"
+        raise UsageError("network-unfit", f"{sentence} without CIFAR10DataModule; {todo}")
 
 
 @torch.no_grad()

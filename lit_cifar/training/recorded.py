@@ -33,7 +33,7 @@ class RecordedStep(DirectStep):
 
     def __post_init__(self) -> None:
         self._names, self._weights = zip(*self.net.named_parameters(), strict=True)
-        self._recorded: dict[torch.Size, Callable[..., tuple[Tensor, ...]]] = {}
+        self._recorded: dict[tuple[torch.Size, torch.Size], Callable[..., tuple[Tensor, ...]]] = {}
         self._layers = [vars(module) for module in self.net.modules()]  # their attributes, modes included
         self._attributes = [dict(layer) for layer in self._layers]
         self._inside = [layer[name] for layer in self._layers for name in ("_parameters", "_buffers", "_modules")]
@@ -61,8 +61,8 @@ class RecordedStep(DirectStep):
     def _replay(self, share: Share) -> tuple[Tensor, Tensor]:
         images, labels, mine = share.images, share.labels, len(share.labels)
         if not mine:
-            images, labels = images.new_zeros(1, *images.shape[1:]), labels.new_zeros(1)
-        run = self._recorded.get(images.shape) or self._record(images, labels)
+            images, labels = (each.new_zeros(1, *each.shape[1:]) for each in (images, labels))
+        run = self._recorded.get((images.shape, labels.shape)) or self._record(images, labels)
         loss, counts, *gradients = run(images, labels, *self._weights)
         for weight, gradient in zip(self._weights, gradients, strict=True):
             weight.grad = gradient
@@ -79,7 +79,7 @@ class RecordedStep(DirectStep):
         graph.graph.set_codegen(CodeGen())  # make_fx's packs and unpacks all arguments each time
         graph.graph.lint()
         graph.recompile()
-        self._recorded[images.shape] = graph.forward
+        self._recorded[images.shape, labels.shape] = graph.forward
         return graph.forward
 
     @torch.enable_grad()

@@ -1,9 +1,12 @@
-"""A schedule that torch does not have, and how long a training is: schedules get their length when they are made."""
+"""Schedules that torch does not have, and how long a training is, which schedules and growing or mixed images need.
+
+Schedules get their length when they are made.
+"""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import ceil, isfinite
+from math import ceil, cos, isfinite, pi
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,10 +15,38 @@ from pytorch_lightning.callbacks import GradientAccumulationScheduler, Stochasti
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
+from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError
 
 
-class LinearToZero(LRScheduler):
+class WholeTraining(LRScheduler):
+    """A schedule that is as long as the training; its subclasses say what share of the learning rates a step has."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int | None) -> None:
+        if total_steps is None:
+            flags = "--trainer.max_epochs, or --model.lr_scheduler.init_args.total_steps"
+            raise ValueError(f"it needs total_steps, since the length of the training is unknown; set {flags}")
+        self.total_steps = total_steps
+        super().__init__(optimizer)
+
+    def share(self, step: int) -> float:
+        """Returns the share of the learning rates, from 0 to 1, that a step has, counted from 0."""
+        raise NotImplementedError
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        share = self.share(self.last_epoch)
+        return [float(rate) * share for rate in self.base_lrs]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where `state_dict` was taken, but with the length and the shape that this schedule was made for."""
+        own = {name: value for name, value in vars(self).items() if name in inspect.signature(type(self)).parameters}
+        super().load_state_dict(state_dict | own)
+        self._last_lr = [*self.get_lr()]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate  # of the next step, which differs if the length does
+
+
+class LinearToZero(WholeTraining):
     """Lets every learning rate fall in a straight line to 0 at the end of training, perhaps after a rise from 0.
 
     With a rise it is the one cycle of Smith and Topin (arXiv 1708.07120), as David Page uses it ("How to train your
@@ -30,24 +61,47 @@ class LinearToZero(LRScheduler):
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int | None = None, rise: float = 0.0) -> None:
         if not 0 <= rise < 1:
             raise ValueError(f"rise {rise} must be from 0 to 1")
-        if total_steps is None:
-            flags = "--trainer.max_epochs, or --model.lr_scheduler.init_args.total_steps"
-            raise ValueError(f"it needs total_steps, since the length of the training is unknown; set {flags}")
-        self.total_steps, self.rise = total_steps, rise
-        super().__init__(optimizer)
+        self.rise = rise
+        super().__init__(optimizer, total_steps)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+    def share(self, step: int) -> float:
         top = self.rise * self.total_steps
-        left = (self.total_steps - self.last_epoch) / max(1, self.total_steps - top)
-        share = max(0.0, min(1.0, left, (self.last_epoch + 1) / (top + 1)))
-        return [float(rate) * share for rate in self.base_lrs]
+        left = (self.total_steps - step) / max(1, self.total_steps - top)
+        return max(0.0, min(1.0, left, (step + 1) / (top + 1)))
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on where `state_dict` was taken, but with the length that this schedule was made for."""
-        super().load_state_dict(state_dict | {"total_steps": self.total_steps, "rise": self.rise})
-        self._last_lr = [*self.get_lr()]
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
-            group["lr"] = rate  # of the next step, which differs if the length does
+
+class CosineWithWarmup(WholeTraining):
+    """Lets every learning rate fall along half a cosine, perhaps after a warm-up, in which it rises in a straight line.
+
+    The cosine is that of Loshchilov and Hutter (arXiv 1608.03983) without restarts, as in torch's CosineAnnealingLR;
+    the warm-up is that of Goyal et al. (arXiv 1706.02677), as in torch's LinearLR. Raises ValueError if a share is out
+    of range or `total_steps` is missing.
+
+    Args:
+        optimizer: The optimizer whose rates fall.
+        total_steps: Number of steps until the end; by default, LitClassifier passes the length of the training.
+        warmup: Share of the training in which the rates rise, at least 0 and below 1.
+        final: Share of its learning rate that is left at the end, from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        total_steps: int | None = None,
+        warmup: float = 0.0,
+        final: float = 0.0,
+    ) -> None:
+        if not (0 <= warmup < 1 and 0 <= final <= 1):
+            raise ValueError(f"warmup {warmup} must be at least 0 and below 1, and final {final} from 0 to 1")
+        self.warmup, self.final = warmup, final
+        super().__init__(optimizer, total_steps)
+
+    def share(self, step: int) -> float:
+        top = self.warmup * self.total_steps
+        if step < top:
+            return (step + 1) / (top + 1)
+        done = min(1.0, (step - top) / max(1, self.total_steps - top))
+        return self.final + (1 - self.final) * (1 + cos(pi * done)) / 2
 
 
 def make_schedule(
@@ -101,6 +155,33 @@ def batches_of_an_epoch(trainer: pl.Trainer, data: Any) -> int | None:
         return int(trainer.num_training_batches) if isfinite(trainer.num_training_batches) else None
     limit, batches = trainer.limit_train_batches, ceil(len(data.split()[0]) / data.batch_size)
     return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+
+
+def begin_epoch(loader: BatchLoader, sides: Sequence[tuple[float, int]], trainer: pl.Trainer) -> None:
+    """Tells a loader the epoch, the side of its images (the last of `sides` that has begun), and how much is mixed."""
+    middle = share_done(trainer, trainer.current_epoch + 0.5)
+    begun = [side for share, side in sides if share <= middle]
+    data, until = trainer.datamodule, loader.augmentation.mix_until  # type: ignore[attr-defined]
+    mixed = batches_before(trainer, data, until, trainer.current_epoch)
+    epoch = 0 if trainer.overfit_batches else trainer.current_epoch  # type: ignore[attr-defined]  # the same images
+    loader.set_epoch(epoch, begun[-1] if begun else None, mixed)
+
+
+def batches_before(trainer: pl.Trainer, data: Any, share: float, epoch: int) -> int | None:
+    """Returns how many batches of an epoch come before this share of the training is done; None for all of them.
+
+    Raises UsageError if the length of the training is unknown.
+    """
+    if share == 1:
+        return None
+    batches = batches_of_an_epoch(trainer, data) or 0
+    epochs: float | None = _length(trainer, "epoch")
+    if not epochs and (steps := _length(trainer, "step")):
+        epochs = steps / max(1, ceil(batches / trainer.accumulate_grad_batches))
+    if not epochs:
+        flags = "--trainer.max_epochs or --trainer.max_steps"
+        raise UsageError("value-invalid", f"--data.mix_until {share} needs the length of the training; set {flags}")
+    return min(batches, max(0, round(share * epochs * batches) - epoch * batches))
 
 
 def share_done(trainer: pl.Trainer, epoch: float) -> float:

@@ -34,7 +34,7 @@ class Share(NamedTuple):
     """The part of a batch that one process trains on."""
 
     images: Tensor  # `[n, 3, H, W]`; n may be 0
-    labels: Tensor  # int64 `[n]`
+    labels: Tensor  # int64 `[n]` or, of mixed images, probabilities, float32 `[n, C]`
     sizes: list[int]  # images in each slice, perhaps 0; all processes take the same number of slices
     whole: int  # images in the batch, over all processes
     divisor: int | Tensor  # of the loss of the whole batch
@@ -92,7 +92,8 @@ def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
     """Returns what the mean loss of images with these labels divides by.
 
     That is their number, except for torch's cross-entropy and negative log-likelihood: they divide by the sum of the
-    images' class weights, with label smoothing too, and leave out the label `ignore_index`.
+    images' class weights, with label smoothing too, and leave out the label `ignore_index`. If labels are
+    probabilities, torch's cross-entropy divides by the number of images, whatever their weights.
     """
     weight, ignored = None, -1
     if isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
@@ -100,7 +101,7 @@ def divisor(loss: Loss, labels: Tensor) -> int | Tensor:
             weight, ignored = loss.weight, loss.ignore_index
     elif isinstance(loss, partial) and loss.func in (F.cross_entropy, F.nll_loss):
         weight, ignored = loss.keywords.get("weight"), loss.keywords.get("ignore_index", -1)
-    if weight is None and ignored < 0:
+    if labels.is_floating_point() or (weight is None and ignored < 0):
         return len(labels)
     counted = labels != ignored
     return (counted if weight is None else weight[labels] * counted).sum()
@@ -126,7 +127,12 @@ def mean_loss(loss: Loss, logits: Tensor, labels: Tensor) -> tuple[Tensor, int |
 @torch.no_grad()
 def count(loss: Tensor, by: int | Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     """Returns `[2]`: the sum of the losses, whose mean divides it `by` this, and the number of correct predictions."""
-    return torch.stack((loss.float() * by, (logits.argmax(1) == labels).sum()))
+    return torch.stack((loss.float() * by, (logits.argmax(1) == hard(labels)).sum()))
+
+
+def hard(labels: Tensor) -> Tensor:
+    """Returns the most probable class of each image, int64 `[N]`, from labels or probabilities."""
+    return labels.argmax(1) if labels.is_floating_point() else labels
 
 
 def slice_losses(

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, ProgressBar
+from pytorch_lightning.callbacks import LearningRateFinder, ModelCheckpoint, ProgressBar, WeightAveraging
 from pytorch_lightning.loops import _EvaluationLoop, _FitLoop, _TrainingEpochLoop  # type: ignore[attr-defined]
 from pytorch_lightning.loops.fetchers import _DataFetcher
 from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimization
@@ -81,7 +81,7 @@ class Trainer(pl.Trainer):
         ours = data and type(module) is LitClassifier
         others = [c for c in self.callbacks if not type(c).__module__.startswith("lit_cifar.training.callbacks.")]
         plain = self.precision in PRECISIONS and isinstance(self.profiler, PassThroughProfiler)  # type: ignore[attr-defined]
-        self.is_lean = ours and plain and not any(_overrides(callback, BATCH_HOOKS + STEP_HOOKS) for callback in others)
+        self.is_lean = ours and plain and not any(_overrides(each, _unknown_hooks(each)) for each in others)
         watched = any(_overrides(callback, STEP_HOOKS) for callback in self.callbacks)
         self.direct_step = self._direct_step(module) if ours and not watched else None
 
@@ -235,6 +235,12 @@ def _overrides(callback: pl.Callback, hooks: tuple[str, ...]) -> bool:
     if checkpoint and callback._every_n_train_steps < 1 and not callback._train_time_interval:  # type: ignore[attr-defined]
         hooks = tuple(name for name in hooks if name != "on_train_batch_end")  # which does nothing then
     return any(getattr(getattr(callback, name), "__func__", None) is not getattr(pl.Callback, name) for name in hooks)
+
+
+def _unknown_hooks(callback: pl.Callback) -> tuple[str, ...]:
+    """Returns the hooks for which a callback needs Lightning's loop; to average weights, ours will do."""
+    averages = getattr(callback.on_train_batch_end, "__func__", None) is WeightAveraging.on_train_batch_end
+    return (BATCH_HOOKS[:1] if averages else BATCH_HOOKS) + STEP_HOOKS
 
 
 def is_between_steps(trainer: pl.Trainer) -> bool:

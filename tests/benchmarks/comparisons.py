@@ -125,6 +125,12 @@ def made(entry: dict[str, Any], *arguments: Any) -> Any:
     return getattr(import_module(module), name)(*arguments, **entry.get("init_args") or {})
 
 
+def mean_and_std(recipe: dict[str, Any]) -> list[list[float]]:
+    """Returns those of red, green and blue by which a recipe normalizes."""
+    normalize = recipe["data"]["normalize"]
+    return [[0.5] * 3, [0.5] * 3] if normalize == "half" else normalize
+
+
 def _per_step(report: dict[str, Any]) -> float:
     return float(report["train_seconds"] / report["steps"] * 1000)
 
@@ -161,8 +167,15 @@ COMPARISONS = {
         "images a second",
         "BatchLoader",
         "torchvision's transforms, 2 workers",
-        lambda setting: setting.script("loaders.py", setting.root, "ours"),
-        lambda setting: setting.script("loaders.py", setting.root, "torchvision"),
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "flip-crop-cutout"),
+        lambda setting: setting.script("loaders.py", setting.root, "torchvision", "flip-crop-cutout"),
+    ),
+    "trivial-augment": Comparison(
+        "images a second",
+        "BatchLoader",
+        "torchvision's transforms, 2 workers",
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "trivial-augment"),
+        lambda setting: setting.script("loaders.py", setting.root, "torchvision", "trivial-augment"),
     ),
     "eval": Comparison(
         "s",

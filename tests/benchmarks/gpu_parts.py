@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from comparisons import HERE, made
+from comparisons import HERE, made, mean_and_std
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -29,7 +29,7 @@ from torch.nn import functional as F  # noqa: N812
 from lit_cifar.__main__ import main as command_line
 from lit_cifar.data.augmentation import Augmentation
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.data.sources import Images, holds_images, open_images
+from lit_cifar.data.sources import Images, Kind, found, open_images
 from lit_cifar.evaluation.test_time_augmentation import mean_logits
 from lit_cifar.training.optimizers import Muon
 
@@ -47,14 +47,16 @@ class Setting(NamedTuple):
     root: Path
     quick: bool
 
+    def kind(self) -> Kind:
+        return next(iter(found(self.root)), "drawn")
+
     def images(self) -> Images:
-        return open_images(self.root, "real" if holds_images(self.root) else "drawn")
+        return open_images(self.root, self.kind())
 
     def fit(self, recipe: str, *flags: str) -> dict[str, Any]:
         """Trains in this process, as `python -m lit_cifar fit` does, and returns report.json."""
-        kind = "real" if holds_images(self.root) else "drawn"
         accelerator = "gpu" if self.device.type == "cuda" else self.device.type
-        where = (f"--data.root={self.root}", f"--data.dataset={kind}", f"--trainer.accelerator={accelerator}")
+        where = (f"--data.root={self.root}", f"--data.dataset={self.kind()}", f"--trainer.accelerator={accelerator}")
         with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):
             words = (f"--config={HERE / 'configs' / recipe}", *where, f"--trainer.default_root_dir={folder}", *flags)
             sys.argv = ["lit_cifar", "fit", "--trainer.devices=1", *words]
@@ -192,7 +194,7 @@ def bare_loop(
     if limit:  # evenly spaced, since those of a folder are sorted by class
         chosen = torch.arange(limit * size) * len(train) // (limit * size)
         train, all_labels = train[chosen], all_labels[chosen]
-    mean, std = (torch.tensor(data[name], device=device)[:, None, None] * 255 for name in ("mean", "std"))
+    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in mean_and_std(recipe))
     pixels, labels = (train.to(device) - mean) / std, all_labels.to(device)
     net = made(model["net"])
     if hasattr(net, "compute_whitening"):

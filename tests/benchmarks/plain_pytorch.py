@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from comparisons import made
+from comparisons import made, mean_and_std
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -46,13 +46,13 @@ def main(recipe_path: str, root: str, batch_size: int, epochs: int, seed: int) -
     batch_size = batch_size or data["batch_size"]
     torch.manual_seed(seed)
     random.seed(seed)
-    normalise = [transforms.ToTensor(), transforms.Normalize(data["mean"], data["std"])]
+    normalise = [transforms.ToTensor(), transforms.Normalize(*mean_and_std(recipe))]
     augment: list[object] = []
     if data.get("flip"):
         augment.append(transforms.RandomHorizontalFlip())
     if crop := data.get("crop"):
         augment.append(transforms.RandomCrop(32, padding=crop, padding_mode="reflect"))
-    images = open_images(Path(root), data["dataset"])
+    images = open_images(Path(root))
     trainset = InMemory(images.train, transforms.Compose(augment + normalise))
     held_out = data["val_size"] if isinstance(data["val_size"], int) else round(data["val_size"] * len(trainset))
     kept = torch.randperm(len(trainset))[held_out:].tolist()

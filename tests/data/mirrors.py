@@ -17,7 +17,7 @@ from lit_cifar.data.download import Archive, DownloadError, download
 
 BODY = random.Random(0).randbytes(3_000_000)
 WRONG = random.Random(1).randbytes(len(BODY))
-ARCHIVE = Archive("some.tar.gz", len(BODY), hashlib.md5(BODY).hexdigest())
+ARCHIVE = Archive("some.tar.gz", len(BODY), hashlib.md5(BODY).hexdigest(), "CIFAR-10")
 WRONG_MD5 = hashlib.md5(WRONG).hexdigest()
 SLOW = {"stall_rate": 100e6, "stall_seconds": 0.2}  # what dribble() can't reach
 
@@ -26,8 +26,8 @@ import signal, sys
 from pathlib import Path
 from lit_cifar.data.download import Archive, download
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits that it is ignored
-root, url, name, size, md5 = sys.argv[1:]
-download(Path(root), [url], Archive(name, int(size), md5), connect_seconds=60)
+root, url, name, size, md5, title = sys.argv[1:]
+download(Path(root), [url], Archive(name, int(size), md5, title), connect_seconds=60)
 """
 
 

@@ -11,7 +11,7 @@ from lit_cifar.data.augmentation import Augmentation, draw
 from lit_cifar.errors import UsageError
 
 SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of int64
-EVERYTHING = Augmentation(flip=True, crop=4, cutout=8, transform=v2.RandomRotation(30))
+EVERYTHING = Augmentation(flip=True, crop=4, cutout=8, transform=v2.RandomRotation(30), trivial_augment=True)
 
 
 def noise(count: int) -> Tensor:
@@ -106,6 +106,7 @@ def test_drawn_numbers_are_those_of_splitmix64_in_whole_numbers_without_limit() 
         Augmentation(crop=4),
         Augmentation(cutout=8),
         Augmentation(transform=v2.ColorJitter(0.5, 0.5, 0.5)),
+        Augmentation(trivial_augment=True),
         EVERYTHING,
     ],
 )
@@ -119,7 +120,10 @@ def test_what_happens_to_an_image_does_not_depend_on_its_batch(augmentation: Aug
     assert torch.equal(torch.cat(alone), together)
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(flip=True), Augmentation(crop=4), Augmentation(cutout=8)])
+@pytest.mark.parametrize(
+    "augmentation",
+    [Augmentation(flip=True), Augmentation(crop=4), Augmentation(cutout=8), Augmentation(trivial_augment=True)],
+)
 def test_another_seed_epoch_or_index_augments_otherwise(augmentation: Augmentation) -> None:
     images, indices = noise(1).expand(40, -1, -1, -1), torch.arange(40)
     one = augmentation(images, indices, 1, 2)

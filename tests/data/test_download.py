@@ -106,7 +106,9 @@ def test_a_connection_that_brought_a_megabyte_may_break_any_number_of_times(tmp_
         request.wfile.write(body[request.start() :][:1_000_000])
 
     server = mirror(answer)
-    path = download(tmp_path, [server.url], Archive("large.tar.gz", len(body), hashlib.md5(body).hexdigest()))
+    path = download(
+        tmp_path, [server.url], Archive("large.tar.gz", len(body), hashlib.md5(body).hexdigest(), "CIFAR-10")
+    )
     assert path.read_bytes() == body
     assert server.ranges == [None, *(f"bytes={start}000000-" for start in range(1, 9))]
 

@@ -12,7 +12,7 @@ from lit_cifar.data.augmentation import Augmentation, draw
 from lit_cifar.data.image_set import CIFAR10_CLASSES, ImageSet
 from lit_cifar.data.loader import CHUNK, BatchLoader
 
-AUGMENTATION = Augmentation(flip=True, crop=2, cutout=3, jitter=0.2)
+AUGMENTATION = Augmentation(flip=True, crop=2, cutout=3, trivial_augment=True, jitter=0.2)
 Batches = list[tuple[Tensor, Tensor]]
 
 

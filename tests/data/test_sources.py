@@ -1,17 +1,19 @@
 """The layout of a folder is detected automatically, checked, and never trusted."""
 
+import hashlib
 import os
 import pickle
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 import torch
 from conftest import Cli, refused
 from published import FOLDER, NAMES, batch, pickled, publish, tar, write_batches
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from lit_cifar.data import cifar
 from lit_cifar.data.image_set import CIFAR10_CLASSES
@@ -20,7 +22,6 @@ from lit_cifar.errors import UsageError, UserError
 
 FILES = {name: pickled(batch(number)) for number, name in enumerate(NAMES)}
 ARCHIVE = tar(FILES)
-AS_PUBLISHED = (cifar.TRAIN_BATCHES, cifar.TEST_BATCHES, cifar.ARCHIVE, cifar.FOLDER)
 NOWHERE = ("http://127.0.0.1:9/cifar-10-python.tar.gz",)
 
 
@@ -29,12 +30,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     publish(monkeypatch, FILES, ARCHIVE)
 
 
-def test_the_sums_are_those_that_torchvision_lists() -> None:
-    train, test, archive, folder = AS_PUBLISHED
-    assert list(train.items()) == [tuple(pair) for pair in CIFAR10.train_list]
-    assert list(test.items()) == [tuple(pair) for pair in CIFAR10.test_list]
-    assert archive == (CIFAR10.filename, 170_498_071, CIFAR10.tgz_md5)
-    assert folder == CIFAR10.base_folder
+@pytest.mark.parametrize(
+    ("published", "size", "theirs", "meta"),
+    [
+        (cifar.CIFAR10, 170_498_071, CIFAR10, {}),
+        (cifar.CIFAR100, 169_001_437, CIFAR100, {CIFAR100.meta["filename"]: CIFAR100.meta["md5"]}),
+    ],
+)
+def test_the_sums_are_those_that_torchvision_lists(
+    published: cifar.Published, size: int, theirs: type[CIFAR10], meta: dict[str, str]
+) -> None:
+    assert list(published.train.items()) == [tuple(pair) for pair in theirs.train_list]
+    assert list(published.test.items()) == [tuple(pair) for pair in theirs.test_list]
+    assert published.meta == meta
+    assert published.archive[:3] == (theirs.filename, size, theirs.tgz_md5)
+    assert published.folder == theirs.base_folder
+    assert published.mirrors[-1] == theirs.url
+    assert all(urlsplit(url).path.endswith(theirs.filename) for url in published.mirrors)
 
 
 @pytest.mark.parametrize("layout", ["batches", "archive"])
@@ -69,7 +81,7 @@ def test_an_archive_of_another_length_or_with_wrong_bytes_is_refused_before_unpa
     archive = tmp_path / "cifar-10-python.tar.gz"
     for content, fault in (
         (ARCHIVE[:-1], f"{len(ARCHIVE) - 1:,} bytes instead of {len(ARCHIVE):,}"),
-        (ARCHIVE[:-1] + b"!", cifar.ARCHIVE.md5),
+        (ARCHIVE[:-1] + b"!", hashlib.md5(ARCHIVE).hexdigest()),
     ):
         archive.write_bytes(content)
         with refused(UserError, "archive-damaged", str(archive), fault):
@@ -129,7 +141,7 @@ def test_a_batch_that_would_run_code_is_refused_even_if_its_sum_were_right(
 
 def test_real_images_that_can_not_be_downloaded_fail_and_auto_draws_them_and_keeps_the_reason(tmp_path: Path) -> None:
     with refused(UserError, "download-failed", "127.0.0.1"):
-        open_images(tmp_path, "real", NOWHERE)
+        open_images(tmp_path, None, NOWHERE)
     opened = open_images(tmp_path, "auto", NOWHERE)
     assert opened.kind == "drawn"
     assert "127.0.0.1" in opened.why_drawn

@@ -1,5 +1,6 @@
 """What a checkpoint names, as its network or among the arguments, is followed only if it can be trusted."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,34 @@ def test_the_code_that_a_checkpoint_names_is_not_imported_where_the_user_names_a
     words = ("--model.net=lit_cifar.nets.tutorial.Net", "--model.net.num_classes=3")
     result = cli("test", *root, "--ckpt_path", path, *words)
     assert result.code == 0, result.err
+    assert not evil.proof.exists()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="needs timm")
+@pytest.mark.parametrize("builder", ["lit_cifar.nets.timm.Timm", "timm.create_model"])
+def test_a_network_of_timm_in_a_checkpoint_does_not_download_or_open_anything(
+    cli: Cli, runs: Path, evil: Evil, monkeypatch: pytest.MonkeyPatch, builder: str
+) -> None:
+    import timm
+
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: evil.proof.touch())
+    name = "name" if builder.startswith("lit_cifar") else "model_name"
+    weights = evil.path.parent / "weights.pt"
+    torch.save(evil.payload, weights)
+    for arguments in (
+        {name: "hf-hub:timm/resnet18.a1_in1k"},
+        {name: "hf_hub:timm/resnet18.a1_in1k"},
+        {name: f"local-dir:{evil.path.parent}"},
+        {name: str(evil.path.parent / "resnet18")},
+        {name: "timm/resnet18"},
+        {"pretrained": True},
+        {"checkpoint_path": str(weights)},
+        {"pretrained_cfg": {"file": str(weights)}},
+        {"pretrained_cfg_overlay": {"url": weights.as_uri()}},
+    ):
+        path = evil.net(builder, **{name: "resnet18", **arguments})
+        for words in ([], [f"--model.net={builder}"]):
+            assert "[network-untrusted]" in refused(cli, "test", path, runs, *words)
     assert not evil.proof.exists()
 
 

@@ -58,10 +58,8 @@ def wrong_words(draw: Callable[[Any], Any]) -> tuple[str, list[str], list[str]]:
     command = "fit" if kind == "class" else draw(st.sampled_from(["fit", "fit", "fit", *MODEL_AND_DATA]))
     chosen = NUMBERS if kind == "number" else CLASSES
     if command != "fit":
-        chosen = {
-            flag: NUMBERS[flag]
-            for flag in ("--data.eval_batch_size", "--data.crop", "--trainer.devices", "--data.normalize")
-        }
+        few = ("--data.eval_batch_size", "--data.crop", "--trainer.devices", "--data.normalize")
+        chosen = {flag: NUMBERS[flag] for flag in few}
     flag = draw(st.sampled_from(sorted(chosen)))
     value = str(draw(chosen[flag]))
     last = flag.rpartition(".")[2].lstrip("-")

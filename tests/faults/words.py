@@ -104,7 +104,9 @@ NUMBERS: dict[str, st.SearchStrategy[Any]] = {
     "--data.image_size": st.one_of(NO_NUMBER, st.integers(max_value=7), st.integers(225)),
     "--data.resize": LETTERS.filter(lambda text: text not in ("squeeze", "crop", "pad")),
     "--data.flip": st.sampled_from(["2", "sometimes", "[true]", ".nan", "Alternate"]),
-    "--data.dataset": LETTERS.filter(lambda text: text not in ("auto", "real", "drawn")),
+    "--data.dataset": LETTERS.filter(
+        lambda text: text not in ("auto", "cifar10", "cifar100", "folder", "drawn", "null")
+    ),
     "--seed_everything": st.one_of(
         st.sampled_from(["false", "abc", ".nan", "1.5", "null"]), BELOW, HUGE, st.integers(2**32)
     ),

@@ -11,6 +11,11 @@ from conftest import Cli
 from lit_cifar.nets.speedrun import Group, SpeedrunNet
 
 RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+SMALLER = {  # networks that would take long
+    "cct": ("--model.net.depth=1", "--model.net.width=64"),
+    "convmixer": ("--model.net.depth=1", "--model.net.width=64"),
+    "wrn-28-10": ("--model.net.depth=10", "--model.net.widen=1"),
+}
 
 
 @pytest.mark.parametrize(
@@ -68,13 +73,21 @@ def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
     assert "depth 4" in result.err
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in ("convmixer", "wrn-28-10") else ())
+        for path in RECIPES
+        if "cifar100" not in path.stem
+    ],
+)
 def test_every_recipe_trains(cli: Cli, pictures: Path, tmp_path: Path, recipe: Path) -> None:
     words = [f"--config={recipe}", "--trainer.max_steps=2", f"--trainer.default_root_dir={tmp_path}"]
     if recipe.stem == "parallel":
         result = cli("fit", *words)
         assert "Outside: input size [30, 5] output size [30, 2]" in result.out
         return
+    words += SMALLER.get(recipe.stem, ())
     data = (f"--data.root={pictures}", "--data.batch_size=4", "--data.val_size=3", "--data.eval_batch_size=4")
     result = cli("fit", *words, *data, "--model.net.init_args.num_classes=3", "--trainer.limit_test_batches=1")
     assert (result.code, result.err) == (0, "")

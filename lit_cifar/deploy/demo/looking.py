@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_hook
 
-from lit_cifar.data.image_files import TO_32, Scaling, opened
+from lit_cifar.data.image_files import Scaling, opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
-from lit_cifar.data.sources import holds_images, open_images, scaled_in
+from lit_cifar.data.sources import open_found, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.metrics import percent
 from lit_cifar.training.classifier import LitClassifier
@@ -120,10 +120,9 @@ class Gallery(NamedTuple):
 def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
     """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
     assert classifier.card is not None  # it was loaded
-    drawn, there = classifier.card.dataset == "drawn", holds_images(root)
-    real = there and not drawn
-    scaling = scaled_in(root, classifier.scaling) if real else TO_32
-    test = open_images(root, "real" if real else "drawn", scaling=scaling).test  # no download
+    card, drawn = classifier.card, classifier.card.dataset == "drawn"
+    there = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
+    test = (there or open_images(root, "drawn")).test
     if test.classes != classifier.classes:
         return None, f"No gallery: the test images in {root} have other classes than the network."
     if not len(test.labels):

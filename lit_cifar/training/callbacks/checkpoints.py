@@ -67,7 +67,7 @@ class BestCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, in the present run folder."""
-        path = str(Path(self.dirpath or "") / "best.ckpt")  # the next best deletes it
+        path = self.format_checkpoint_name({})  # as the next best's: from another, if only by ./, it is deleted
         if not state_dict["best_model_path"] or not Path(path).exists():  # only last.ckpt was moved
             return
         paths = {"dirpath": self.dirpath, "best_model_path": path, "kth_best_model_path": path}
