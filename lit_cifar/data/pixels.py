@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-PIECE = 250  # images at a time on a CPU
+PIECE = 128  # images at a time on a CPU
 SCALES, RATIOS = (0.02, 0.33), (0.3, 3.3)  # of random erasing: shares of the image, and heights over widths
 
 

@@ -177,6 +177,20 @@ COMPARISONS = {
         lambda setting: setting.script("loaders.py", setting.root, "ours", "trivial-augment"),
         lambda setting: setting.script("loaders.py", setting.root, "torchvision", "trivial-augment"),
     ),
+    "mixup": Comparison(
+        "images a second",
+        "BatchLoader with flip, crop and MixUp",
+        "with flip and crop",
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "mixup"),
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "flip-crop"),
+    ),
+    "cutmix": Comparison(
+        "images a second",
+        "BatchLoader with flip, crop and CutMix",
+        "with flip and crop",
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "cutmix"),
+        lambda setting: setting.script("loaders.py", setting.root, "ours", "flip-crop"),
+    ),
     "eval": Comparison(
         "s",
         "the test of fit",

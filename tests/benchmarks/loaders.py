@@ -1,6 +1,7 @@
 """Images a second, shuffled, augmented and normalised, in batches of 500.
 
     python tests/benchmarks/loaders.py ROOT ours|torchvision flip-crop-cutout|trivial-augment
+    python tests/benchmarks/loaders.py ROOT ours flip-crop|mixup|cutmix
 
 `torchvision` is its own transforms in a DataLoader with 2 workers: of PIL images as in its tutorial, or v2 of
 tensors. Prints JSON: the median of five epochs' rates, or of torchvision's one.
@@ -28,6 +29,9 @@ BATCH_SIZE = 500
 OURS = {
     "flip-crop-cutout": Augmentation(flip=True, crop=4, cutout=8),
     "trivial-augment": Augmentation(trivial_augment=True),
+    "flip-crop": Augmentation(flip=True, crop=4),
+    "mixup": Augmentation(flip=True, crop=4, mixup=0.2),
+    "cutmix": Augmentation(flip=True, crop=4, cutmix=1.0),
 }
 TORCHVISIONS = {
     "flip-crop-cutout": transforms.Compose(
