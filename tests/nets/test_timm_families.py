@@ -59,7 +59,7 @@ def test_a_family_trains_and_is_tested_and_resumed_and_exported(
         options: dict[str, Any] = {"accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0}
         options |= {"limit_val_batches": 0, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = Trainer(max_steps=steps, callbacks=[LastCheckpoint()], **options)
-        data = CIFAR10DataModule(pictures, "folder", batch_size=4, val_size=6)
+        data = CIFAR10DataModule(str(pictures), "folder", batch_size=4, val_size=6)
         trainer.fit(module, data, ckpt_path=path)
         return trainer
 
@@ -74,7 +74,7 @@ def test_a_family_trains_and_is_tested_and_resumed_and_exported(
     assert isinstance(loaded.net, Timm)
     assert loaded.net.name == name
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
-    (metrics,) = trainer.test(loaded, CIFAR10DataModule(pictures, "folder", batch_size=4), verbose=False)
+    (metrics,) = trainer.test(loaded, CIFAR10DataModule(str(pictures), "folder", batch_size=4), verbose=False)
     assert 0 <= metrics["test/accuracy"] <= 1
 
     resumed = fit(LitClassifier(Timm(name, num_classes=3, **FAMILIES[name]), optimizer), 3, last)
