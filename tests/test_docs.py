@@ -30,6 +30,8 @@ CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship"
 OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", "torchrun", "srun", ".ci/gpu"}
 """Commands of other programs, which are not run here. Those that start lit_cifar are parsed from there on."""
 HELD_OUT = "--data.val_size=20"
+ELSEWHERE = {"--config", "--trainer.devices", "--print_config", "--measure"}
+"""Flags of commands that other tests run."""
 HOW_MANY_RUN = {"data.md": 13, "recipes.md": 15, "networks.md": 3, "lightning.md": 6, "export.md": 3, "exactness.md": 3}
 """How many commands of each page the slow test runs, so that none escapes it."""
 
@@ -154,9 +156,7 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert cli("fit", HELD_OUT, "--trainer.max_epochs=1").code == 0  # a run for the commands that need one
     run = 0
     for words in commands(ROOT / "docs" / name):
-        if words[0] in ("demo", "bench") or {"--config", "--trainer.devices", "--print_config", "--measure"} & set(
-            words
-        ):
+        if words[0] in ("demo", "bench") or ELSEWHERE & set(words):
             continue  # has a test of its own
         flags = [*{"fit": (HELD_OUT, "--trainer.max_epochs=2"), "show": (HELD_OUT,)}.get(words[0], ())]
         if {"--model.net", "--model.loss"} & set(words):

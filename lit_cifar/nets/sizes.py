@@ -11,7 +11,7 @@ from lit_cifar.nets import NETS, class_path
 
 @torch.no_grad()
 def nets_for(side: int) -> list[str]:
-    """Returns the names of our networks that turn images `[N, 3, side, side]` into logits."""
+    """Returns the names of our networks that turn images `[N, 3, side, side]` into logits, one of each family."""
     return [name for name in NETS if _takes(name, side)]
 
 
@@ -20,6 +20,10 @@ def _takes(name: str, side: int) -> bool:
     # what fails is not for this size, needs further arguments, or a package that isn't installed
     with suppress(Exception), torch.device("meta"), torch.random.fork_rng(devices=[]):
         net = getattr(import_module(module), kind)
+        if any(
+            base.__name__ in NETS for base in net.__bases__
+        ):  # a deeper one of the same family: ResNet110 would take a second
+            return False
         made = net(**({"image_size": side} if "image_size" in inspect.signature(net).parameters else {}))
         return bool(made.eval()(torch.empty(2, 3, side, side)).ndim == 2)
     return False

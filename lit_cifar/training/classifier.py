@@ -96,21 +96,20 @@ class LitClassifier(Evaluator):
         """Returns whether batch normalization sees the images of all processes."""
         return processes > 1 and self.sync_batchnorm and not self.compiled
 
-    def check(self, datamodule: CIFAR10DataModule, trainer: Any, train: bool) -> None:
+    def check(self, data: CIFAR10DataModule, trainer: Any, train: bool) -> None:
         """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
-        batches, processes = schedules.batches_of_an_epoch(trainer, datamodule) if train else 0, trainer.world_size
-        classes, size = datamodule.classes, datamodule.image_size
-        parts = (self.net, self.loss, self.make_optimizer, classes, size, batches, processes)
+        batches, processes = schedules.batches_of_an_epoch(trainer, data) if train else 0, trainer.world_size
+        parts = (self.net, self.loss, self.make_optimizer, data.classes, data.image_size, batches, processes)
         if self._checked != parts:
             sides = [side for _, side in self.sides]
             # After fit, a compiled network is on the CPU, for which it is not compiled
             with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-                preparation.require_fit(self.net, self.loss, sides, datamodule)
+                preparation.require_fit(self.net, self.loss, sides, data)
                 if batches:
-                    schedules.batches_before(trainer, datamodule, datamodule.augmentation.mix_until, 0)  # or refuses
+                    schedules.batches_before(trainer, data, data.augmentation.mix_until, 0)  # or refuses
                     options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
                     fewest = partial(fewest_images, slice_size=self.slice_size, **options)
-                    preparation.require_trainable(self.net, sides, datamodule, batches, fewest)
+                    preparation.require_trainable(self.net, sides, data, batches, fewest)
             self.new_optimizer()
             self._checked = parts
 
@@ -167,10 +166,7 @@ class LitClassifier(Evaluator):
             self.know(self.classes)
 
     def _prepare(self, data: CIFAR10DataModule, stage: str) -> None:
-        if stage != "fit":
-            data.normalize_like(self.mean, self.std)
-        self.classes, self.mean, self.std = data.classes, data.mean, data.std
-        self.see(data.image_size, data.resize)
+        self.know_images(data, *((self.mean, self.std) if stage != "fit" else ()))
         self.check(data, self.trainer, train=stage == "fit")
         if stage != "fit":
             return
@@ -283,8 +279,7 @@ class LitClassifier(Evaluator):
             check_resumable(Checkpoint(Path(str(self.trainer.ckpt_path)), card, checkpoint), self.card, root)
         if self.trainer.state.fn != "fit":  # what was trained, tested as it is now
             if not self.has_own_data:
-                self.datamodule.normalize_like(card.mean, card.std)
-                self.mean, self.std = self.datamodule.mean, self.datamodule.std
+                self.know_images(self.datamodule, card.mean, card.std)
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
         elif (names := checkpoint[KEY].get("frozen")) is not None:
             self._frozen = names

@@ -1,6 +1,6 @@
 """Evaluator: a Predictor that validates, tests and predicts batches, of its own data module or of a user's loaders."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -38,6 +38,12 @@ class Evaluator(Predictor):
         """Sets the classes, and makes the metrics for them."""
         self.classes = classes
         self.val_metrics, self.test_metrics = (evaluation.metrics(len(classes)).to(self.device) for _ in range(2))
+
+    def know_images(self, data: CIFAR10DataModule, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
+        """Takes over classes, size and normalization of data, which compute no numbers if the network has some."""
+        data.normalize_like(mean, std)
+        self.classes, self.mean, self.std = data.classes, data.mean, data.std
+        self.see(data.image_size, data.resize)
 
     def look_at(self, batch: Any) -> None:
         """Learns the classes from the first batch of data that a user brings: as many as the network has outputs.

@@ -125,6 +125,12 @@ def made(entry: dict[str, Any], *arguments: Any) -> Any:
     return getattr(import_module(module), name)(*arguments, **entry.get("init_args") or {})
 
 
+def mean_and_std(recipe: dict[str, Any]) -> list[list[float]]:
+    """Returns those of red, green and blue by which a recipe normalizes."""
+    normalize = recipe["data"]["normalize"]
+    return [[0.5] * 3, [0.5] * 3] if normalize == "half" else normalize
+
+
 def _per_step(report: dict[str, Any]) -> float:
     return float(report["train_seconds"] / report["steps"] * 1000)
 

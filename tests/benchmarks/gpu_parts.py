@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from comparisons import HERE, made
+from comparisons import HERE, made, mean_and_std
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
@@ -194,7 +194,7 @@ def bare_loop(
     if limit:  # evenly spaced, since those of a folder are sorted by class
         chosen = torch.arange(limit * size) * len(train) // (limit * size)
         train, all_labels = train[chosen], all_labels[chosen]
-    mean, std = (torch.tensor(data[name], device=device)[:, None, None] * 255 for name in ("mean", "std"))
+    mean, std = (torch.tensor(values, device=device)[:, None, None] * 255 for values in mean_and_std(recipe))
     pixels, labels = (train.to(device) - mean) / std, all_labels.to(device)
     net = made(model["net"])
     if hasattr(net, "compute_whitening"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 
 import yaml
-from comparisons import made
+from comparisons import made, mean_and_std
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.data.pictures import find_pictures
@@ -27,7 +27,7 @@ def main(recipe_path: str, root: str) -> None:
     recipe = yaml.safe_load(Path(recipe_path).read_text())
     classifier = LitClassifier(made(recipe["model"]["net"])).eval()
     classifier.classes = CIFAR10_CLASSES
-    classifier.mean, classifier.std = recipe["data"]["mean"], recipe["data"]["std"]
+    classifier.mean, classifier.std = map(tuple, mean_and_std(recipe))
     rates = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(5):

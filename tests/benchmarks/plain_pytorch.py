@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from comparisons import made
+from comparisons import made, mean_and_std
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -46,7 +46,7 @@ def main(recipe_path: str, root: str, batch_size: int, epochs: int, seed: int) -
     batch_size = batch_size or data["batch_size"]
     torch.manual_seed(seed)
     random.seed(seed)
-    normalise = [transforms.ToTensor(), transforms.Normalize(data["mean"], data["std"])]
+    normalise = [transforms.ToTensor(), transforms.Normalize(*mean_and_std(recipe))]
     augment: list[object] = []
     if data.get("flip"):
         augment.append(transforms.RandomHorizontalFlip())

@@ -124,7 +124,8 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
     there = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
     test = (there or open_images(root, "drawn")).test
     if test.classes != classifier.classes:
-        return None, f"No gallery: the test images in {root} have other classes than the network."
+        others = f"the test images in {root} have other classes than the network"
+        return None, f"No gallery: {others if there else f'there are no images in {root}'}."
     if not len(test.labels):
         return None, f"No gallery: there are no test images in {root}."
     note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
