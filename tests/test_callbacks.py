@@ -261,7 +261,7 @@ class Normed(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 5, 4), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(196, num_classes))
 
 
-@pytest.mark.parametrize("net", [(), NORMED])
+@pytest.mark.parametrize("net", [(), pytest.param(NORMED, marks=pytest.mark.slow)])
 def test_weights_are_averaged_as_by_lightning_and_tested(fit: Fit, tmp_path: Path, net: tuple[str, ...]) -> None:
     cycle = (
         "--model.lr_scheduler=OneCycleLR",

@@ -57,6 +57,7 @@ def test_a_logger_stands_beside_tensorboard_and_the_run_resumes(fit: Any, tmp_pa
     assert not (tmp_path / RUN).with_name("version_1").exists()
 
 
+@pytest.mark.slow
 def test_a_tensorboard_logger_of_ones_own_stands_beside_ours(fit: Any, tmp_path: Path) -> None:
     logger = ("--trainer.logger=TensorBoardLogger", f"--trainer.logger.save_dir={tmp_path / 'tb'}")
     for epochs in (1, 2):

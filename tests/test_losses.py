@@ -25,6 +25,7 @@ def report_of(root: Path) -> dict[str, Any]:
     return json.loads((root / TUTORIAL / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_test_of_a_weighted_loss_is_that_of_the_whole_data_set_whatever_its_batches(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:

@@ -22,6 +22,7 @@ print(resident() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc: others keep freed memory")
+@pytest.mark.slow
 def test_freed_tensors_stay_in_memory() -> None:
     kept = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout
     assert float(kept) > 90

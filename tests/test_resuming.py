@@ -147,6 +147,7 @@ def test_a_callback_ends_a_training_after_the_step_of_accumulated_gradients(fit:
     assert_same(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_training_that_mixes_until_the_middle_of_an_epoch_resumes_before_and_after_it(
     fit: Fit, tmp_path: Path
 ) -> None:

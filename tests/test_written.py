@@ -98,7 +98,11 @@ def fit(cli: Cli, root: tuple[str, str]) -> Fit:
 
 
 @pytest.mark.parametrize(
-    ("net", "words"), [("Hinted", HINTED), ("Unhinted", ["--model.net.function=torch.nn.functional.gelu"])]
+    ("net", "words"),
+    [
+        ("Hinted", HINTED),
+        pytest.param("Unhinted", ["--model.net.function=torch.nn.functional.gelu"], marks=pytest.mark.slow),
+    ],
 )
 def test_arguments_come_back_as_what_they_were(
     cli: Cli, fit: Fit, root: tuple[str, str], tmp_path: Path, net: str, words: tuple[str, ...]

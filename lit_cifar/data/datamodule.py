@@ -64,7 +64,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         erase: Probability, from 0 to 1, that a random rectangle of a training image, 2 to 33 % of its area, is filled
             with the mean colour (random erasing).
         mixup: Alpha of MixUp: each training image is mixed with another, by a share drawn from Beta(alpha, alpha), and
-            so are their labels; 0 for none, often 0.2 to 1. The loss must take probabilities, as torch's cross-entropy.
+            so are their labels; 0 for none, often 0.2 to 1. The loss must take probabilities, as torch's does.
         cutmix: Alpha of CutMix: a rectangle of each training image shows another one, by a share drawn from Beta(alpha,
             alpha), and labels are mixed by area; 0 for none, often 1. With mixup too, each image gets one of both.
         mix_probability: Probability, from 0 to 1, that an image is mixed.

@@ -114,6 +114,7 @@ def test_a_channel_without_contrast_and_images_of_a_fixed_size_are_refused(tmp_p
     assert not (tmp_path / "nothing").exists()
 
 
+@pytest.mark.slow
 def test_a_network_for_another_size_is_refused_and_others_are_named(cli: Cli, tmp_path: Path) -> None:
     words = ("--data.root", paint(tmp_path / "fruit"), "--trainer.default_root_dir", tmp_path / "runs")
     result = cli("fit", *words, "--data.image_size=64")

@@ -67,7 +67,8 @@ def densenet(growth: int, layers: int) -> nn.Module:
 
 
 def convmixer(width: int, depth: int) -> nn.Module:
-    return pytest.importorskip("timm.models.convmixer").ConvMixer(width, depth, 5, 2, num_classes=10)
+    convmixer = pytest.importorskip("timm.models.convmixer", reason="needs timm")
+    return convmixer.ConvMixer(width, depth, 5, 2, num_classes=10)
 
 
 @pytest.mark.parametrize(
