@@ -33,10 +33,7 @@ def check_values(config: Any) -> None:
         if not is_fit:
             raise UsageError("value-out-of-range", f"--{name} {config[name]} {why}")
 
-    for name, value in _numbers("", config.as_dict()):
-        is_infinite = math.isinf(value) and name.startswith((".model", ".data"))
-        if math.isnan(value) or is_infinite or (isinstance(value, int) and abs(value) > LARGEST):
-            raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST}")
+    check_numbers(config)
     needed = {name: config[name] for name in OURS}
     for section in ("data", "model"):
         values = config.get(section)
@@ -75,6 +72,14 @@ def check_values(config: Any) -> None:
     most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     is_fit = trainer.accelerator not in ("auto", "cpu") or devices <= most
     require(is_fit, "trainer.devices", f"is too much for this machine; use at most {most}")
+
+
+def check_numbers(config: Any) -> None:
+    """Raises UsageError for a number that is not finite, or too large for torch."""
+    for name, value in _numbers("", config.as_dict()):
+        is_infinite = math.isinf(value) and name.startswith((".model", ".data"))
+        if math.isnan(value) or is_infinite or (isinstance(value, int) and abs(value) > LARGEST):
+            raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST}")
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from lit_cifar.cli.arguments import check_numbers
 from lit_cifar.cli.parser import Parser, RecipeAction
 from lit_cifar.cli.recipes import Given
 from lit_cifar.data.augmentation import Augmentation
@@ -33,10 +34,12 @@ def main(words: list[str]) -> None:
     parser.add_class_arguments(CIFAR10DataModule, "data")
     parser.set_defaults({"data.dataset": "auto"})
     config = parser.parse_args(words)
+    check_numbers(config)
     if not 1 <= config.count <= LARGEST_COUNT:
         raise UsageError("value-out-of-range", f"--count {config.count} must be between 1 and {LARGEST_COUNT}")
     if config.output.is_dir() or config.output.suffix.lower() != ".png":
         raise UsageError("output-refused", f"--output {config.output} must be a PNG file, such as show.png")
+    parser.make(config)  # refuses a wrong val_size, too
     config.data.val_size = 0  # all of them are shown, however few there are
     data: CIFAR10DataModule = parser.make(config).data
     tables.print_drawn_box(data.images)
