@@ -50,12 +50,13 @@ class RunReport(Callback):
             card, all_images = pl_module.card, len(data.images.train.labels) - (data.images.val is None) * data.val_size
             of_all = "" if card.train_size == all_images else f"of {all_images:,} "
             changed = f" ({card.changed_labels:,} with another label)" if card.changed_labels else ""
+            resize = data.resize if data.images.kind == "folder" else ""  # nothing else is scaled
             tables.print_drawn_box(data.images)
             tables.print_start(
                 f"{data.title}, {len(data.classes)} classes: {card.train_size:,} {of_all}images to train on{changed},"
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
-                tables.described_images(data.image_size, data.resize, data.mean, data.std),
+                tables.described_images(data.image_size, resize, data.mean, data.std),
                 f"{type(pl_module.net).__name__}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )

@@ -51,9 +51,10 @@ def print_start(data: str, images: str, net: str, device: str) -> None:
 
 
 def described_images(side: int, resize: str, mean: Sequence[float], std: Sequence[float]) -> str:
-    """Returns `32 × 32 pixels (squeeze), mean 0.4914 0.4822 0.4465, standard deviation 0.2470 0.2435 0.2616`."""
+    """Returns `64 × 64 pixels (crop), mean 0.4914 0.4822 0.4465, standard deviation 0.2470 0.2435 0.2616`."""
     numbers = (" ".join(f"{value:.4g}" for value in values) for values in (mean, std))
-    return "{} × {} pixels ({}), mean {}, standard deviation {}".format(side, side, resize, *numbers)
+    way = f" ({resize})" if resize else ""
+    return "{} × {} pixels{}, mean {}, standard deviation {}".format(side, side, way, *numbers)
 
 
 def print_drawn_box(images: Images) -> None:
