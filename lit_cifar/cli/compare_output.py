@@ -77,7 +77,7 @@ class Output:
         else:
             line += f"{run.state}: {run.sentence} [{run.code}]"
         left = self._left()
-        line += f"; about {tables.duration(left)} left" if left and ended < runs else ""
+        line += f"; about {tables.duration(left)} left" if left and trained and ended < runs else ""
         self._say(line)
         self._draw()
 
