@@ -15,7 +15,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder, StochasticWeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from lit_cifar.cli.arguments import check_values
+from lit_cifar.cli.arguments import check_values, checked_note
 from lit_cifar.cli.net_arguments import (
     complete_class_paths,
     described,
@@ -32,10 +32,12 @@ from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.card import describe
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, readable
-from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig
+from lit_cifar.runs.folder import RunLogger, WholeConfig
 from lit_cifar.runs.network import default_loss, default_net
+from lit_cifar.runs.state import RUNS
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
+from lit_cifar.training.callbacks.run_state import RunStateWriter
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.initial_weights import take_weights
 from lit_cifar.training.preparation import chosen_device, fast_precision
@@ -79,7 +81,12 @@ def build(command: str, words: list[str], description: str) -> Run:
         config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
     if config.trainer.default_root_dir:
         config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
-    config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
+    note = checked_note(config.note)
+    config.ckpt_path, config.resume, config.note = (
+        None,
+        "never",
+        None,
+    )  # so that config.yaml repeats the run from its beginning
     config.init_from = str(weights.path) if weights else start.card.init_from if start and command == "fit" else None
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     path = str(start.path) if start else None
@@ -90,6 +97,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if given.own_classes:
         made = parser.make(config)
         callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
+        if command == "fit" and not made.trainer.fast_dev_run:
+            callbacks.append(RunStateWriter(note))
         return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
 
     if start and command != "fit" and start.card.mean and config.data.normalize == "data":
@@ -137,6 +146,8 @@ def build(command: str, words: list[str], description: str) -> Run:
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
+        if command == "fit":
+            callbacks.append(RunStateWriter(note))
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
     logger = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)

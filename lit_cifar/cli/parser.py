@@ -128,6 +128,8 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
     seconds = "Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit)."
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
+    note = "What to remember about the run: shown by the command runs and in its report (fit)."
+    add("--note", type=str, metavar="TEXT", help=note)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
 

@@ -20,9 +20,8 @@ from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.data.files import PARTS, unwritable, write_whole, writing
 from lit_cifar.errors import UserError
+from lit_cifar.runs.state import LOCK
 
-RUNS = "lightning_logs"
-LOCK = ".lock"
 PATIENCE = 3  # seconds, for a run that was just told to end
 
 _held: dict[Path, FileLock] = {}
