@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 
 from lit_cifar.cli.arguments import refusals_of_lightning
-from lit_cifar.cli.build import build
+from lit_cifar.cli.build import Run, build
 from lit_cifar.report import tables
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import read_checkpoint
@@ -20,25 +20,29 @@ DESCRIPTIONS = {
 
 
 def main(command: str, words: list[str]) -> None:
-    """Runs one of the four. After `fit`, tests the best weights on validation, or the last if nothing was held out."""
+    """Runs one of the four."""
     with ExitStack() as stack, refusals_of_lightning():
         stack.callback(release)
-        run = build(command, words, DESCRIPTIONS[command])
-        # there is no report for classes of a user's own
-        reports = any(isinstance(callback, RunReport) for callback in run.trainer.callbacks)
-        quiet = {"verbose": False} if reports and command in ("validate", "test") else {}
-        options = {"datamodule": run.data, "ckpt_path": run.checkpoint, "weights_only": True} | quiet
-        with naming_lost_ranks(run.trainer):
-            getattr(run.trainer, command)(run.model, **options)
-            if command != "fit" or not reports or run.trainer.interrupted:
-                return
-            assert isinstance(run.model, LitClassifier)
-            if run.best is not None and run.best.best_model_path:
-                run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
-            if not len(run.model.datamodule.images.test.labels):
-                if run.trainer.is_global_zero:
-                    trained = run.model.record.trained
-                    tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
-                    tables.print_untested(run.model.datamodule.root)
-                return
-            run.trainer.test(run.model, datamodule=run.data, verbose=False)
+        carry_out(command, build(command, words, DESCRIPTIONS[command]))
+
+
+def carry_out(command: str, run: Run) -> None:
+    """Runs what was built. After `fit`, tests the best weights on validation, or the last if nothing was held out."""
+    # there is no report for classes of a user's own
+    reports = any(isinstance(callback, RunReport) for callback in run.trainer.callbacks)
+    quiet = {"verbose": False} if reports and command in ("validate", "test") else {}
+    options = {"datamodule": run.data, "ckpt_path": run.checkpoint, "weights_only": True} | quiet
+    with naming_lost_ranks(run.trainer):
+        getattr(run.trainer, command)(run.model, **options)
+        if command != "fit" or not reports or run.trainer.interrupted:
+            return
+        assert isinstance(run.model, LitClassifier)
+        if run.best is not None and run.best.best_model_path:
+            run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
+        if not len(run.model.datamodule.images.test.labels):
+            if run.trainer.is_global_zero:
+                trained = run.model.record.trained
+                tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
+                tables.print_untested(run.model.datamodule.root)
+            return
+        run.trainer.test(run.model, datamodule=run.data, verbose=False)

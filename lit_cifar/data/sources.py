@@ -4,7 +4,8 @@
 ImageSets. Any number of processes may start on an empty folder at once: one prepares it, and the others wait.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -40,6 +41,9 @@ class Images(NamedTuple):
     """What a folder has in `val`, to validate on in place of images held out of training."""
 
 
+_kept: dict[object, Images] | None = None  # see kept_open
+
+
 def open_images(
     root: Path,
     dataset: Dataset | None = None,
@@ -63,6 +67,29 @@ def open_images(
     Raises UsageError if `root` is not a folder, can't be read, lacks images, or has others than asked for, and
     UserError if an archive or a picture is damaged, the disk is full, or no mirror delivered the archive.
     """
+    if _kept is None:
+        return _open(root, dataset, mirrors, labels, scaling)
+    asked = (root.resolve(), dataset, labels, scaling)
+    if asked not in _kept:
+        _kept.clear()  # one data set at a time: CIFAR-10 takes 0.2 GB, a folder at 224 pixels a hundred times that
+        _kept[asked] = _open(root, dataset, mirrors, labels, scaling)
+    return _kept[asked]
+
+
+@contextmanager
+def kept_open() -> Iterator[None]:
+    """Lets `open_images` return the images that it returned last if it is asked for the same, for many short runs."""
+    global _kept
+    before, _kept = _kept, {}
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def _open(
+    root: Path, dataset: Dataset | None, mirrors: Sequence[str] | None, labels: Labels, scaling: Scaling
+) -> Images:
     try:
         kind = "drawn" if dataset == "drawn" else _kind(root, dataset)
         if labels not in get_args(Labels):

@@ -1,0 +1,220 @@
+"""What a worker does: it prepares itself once, and then trains one job after another."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import isfinite
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lit_cifar.cli.process import library_settings
+from lit_cifar.errors import UserError, reason
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Trainer
+
+    from lit_cifar.cli.build import Run
+
+SECONDS_TO_END = 60.0  # for a training that is told to end, to write its checkpoint
+State = Literal["finished", "interrupted", "diverged", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training, which a worker does in a folder of its own."""
+
+    name: str
+    words: tuple[str, ...]
+    """What follows `python -m lit_cifar fit`, without `--trainer.default_root_dir` and what shows progress."""
+    folder: Path
+    """The folder of its `lightning_logs/`."""
+    is_enough: Callable[[int, float], bool] | None = None
+    """Asked after each validation, with the number of the epoch, from 1, and the accuracy: True ends the training.
+
+    It is called in the worker, and must be picklable."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended."""
+
+    state: State
+    """`stopped` by `is_enough`; `failed` if it was refused, or ended with an error or its process."""
+    run: Path | None = None
+    """The run folder; with report.json if the state is `finished`."""
+    trained: bool = True
+    """False if it had been finished before."""
+    code: str = ""
+    sentence: str = ""
+    exit_code: int = 0
+
+
+_said: Connection | None = None  # of a worker: to tell its parent how far it is
+
+
+def begin(index: int, count: int, said: Connection) -> None:
+    """Prepares a worker, before torch is imported."""
+    global _said
+    _said = said
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, and a training while it lasts
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    if count > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+        import torch
+
+        if gpus := torch.cuda.device_count():
+            visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible[index % len(visible)]
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)  # a training writes its checkpoint
+    time.sleep(SECONDS_TO_END)
+    os._exit(1)
+
+
+def train(job: Job) -> Outcome:
+    """Does a job, in a worker."""
+    from lit_cifar.data.sources import kept_open  # imports torch
+
+    global _stays_open
+    if _stays_open is None:
+        _stays_open = ExitStack()
+        _stays_open.enter_context(kept_open())
+    job.folder.mkdir(parents=True, exist_ok=True)
+    flags = (f"--trainer.default_root_dir={job.folder}", "--trainer.enable_progress_bar=false")
+    with _printing_to(job.folder / "output.txt"), library_settings():
+        outcome = _outcome(job, [*job.words, *flags])
+        if outcome.sentence:
+            print(f"lit_cifar: {outcome.sentence} [{outcome.code}]", file=sys.stderr)
+        return outcome
+
+
+_stays_open: ExitStack | None = None  # of a worker: the images
+
+
+def _outcome(job: Job, words: list[str]) -> Outcome:
+    from torch import OutOfMemoryError
+
+    from lit_cifar.cli.arguments import refusals_of_lightning
+    from lit_cifar.cli.build import build
+    from lit_cifar.cli.fit import carry_out
+    from lit_cifar.runs.folder import release
+    from lit_cifar.training.history import DivergedError
+
+    state: State = "failed"
+    try:
+        with ExitStack() as stack, refusals_of_lightning():
+            stack.callback(release)
+            run = build("fit", [*words, "--resume=never"], "")
+            before, is_finished = _same_before(run, job.folder)
+            if before and is_finished:
+                return Outcome("finished", before, trained=False)
+            if before:
+                run = build("fit", [*words, f"--ckpt_path={before / 'checkpoints/last.ckpt'}"], "")
+            stack.enter_context(_telling_progress(run))
+            if job.is_enough:
+                run.trainer.callbacks.insert(0, _ending_early(job.is_enough))
+            carry_out("fit", run)
+            folder = Path(run.trainer.log_dir or job.folder)
+            if (folder / "report.json").is_file():
+                return Outcome("finished", folder)
+            sentence = "it wrote no report: leave --trainer.logger on, and use images with a folder test"
+            return Outcome("failed", code="report-missing", sentence=sentence, exit_code=2)
+    except UserError as error:
+        if isinstance(error, DivergedError):
+            state = "diverged"
+        elif error.code in ("interrupted", "stopped"):
+            state = "interrupted" if error.code == "interrupted" else "stopped"
+        return Outcome(state, code=error.code, sentence=str(error), exit_code=error.exit_code)
+    except KeyboardInterrupt:
+        return Outcome("interrupted", code="interrupted", sentence="stopped by Ctrl-C", exit_code=130)
+    except (MemoryError, OutOfMemoryError) as error:
+        sentence = f"it ran out of memory: {reason(error)}"
+        return Outcome("failed", code="out-of-memory", sentence=sentence, exit_code=1)
+    except Exception as error:
+        sentence = f"{type(error).__name__}: {reason(error)}"
+        return Outcome("failed", code="unexpected", sentence=sentence, exit_code=1)
+
+
+def _same_before(run: "Run", root: Path) -> tuple[Path | None, bool]:
+    """Returns the folder of an earlier run of the same configuration and images, and whether it is finished."""
+    from lit_cifar.runs.checkpoint import read_checkpoint
+    from lit_cifar.runs.folder import RUNS, WholeConfig
+
+    config = next((each.content for each in run.trainer.callbacks if isinstance(each, WholeConfig)), None)
+    folders = sorted(root.glob(f"{RUNS}/*/version_*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in folders:
+        try:
+            if (folder / "config.yaml").read_text(encoding="utf-8") != config:
+                continue
+            card = read_checkpoint(folder / "checkpoints" / "last.ckpt").card
+            if not card.differences(run.model.make_card(run.data, run.trainer)):  # type: ignore[operator]
+                return folder, (folder / "report.json").is_file()
+        except (UserError, OSError, ValueError):  # damaged, or cut short before its first checkpoint
+            continue
+    return None, False
+
+
+@contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Appends to a file what this process and its children print."""
+    with ExitStack() as stack, path.open("ab") as file:
+        for number, stream in ((1, sys.stdout), (2, sys.stderr)):
+            stream.flush()
+            before = os.dup(number)
+            stack.callback(os.close, before)
+            stack.callback(os.dup2, before, number)
+            stack.callback(stream.flush)
+            os.dup2(file.fileno(), number)
+        yield
+
+
+@contextmanager
+def _telling_progress(run: "Run") -> Iterator[None]:
+    """Tells the parent about once a second how much of a training is done: from another thread, at no cost to it."""
+    over = threading.Event()
+
+    def tell() -> None:
+        while not over.wait(1):
+            try:
+                if _said is not None:
+                    _said.send(_share_done(run.trainer))
+            except OSError:  # the parent is gone
+                return
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _share_done(trainer: "Trainer") -> float:
+    steps = (trainer.max_epochs or 0) * trainer.num_training_batches / trainer.accumulate_grad_batches
+    steps = steps if trainer.max_steps < 0 else trainer.max_steps
+    return min(1.0, trainer.global_step / steps) if steps > 0 and isfinite(steps) else 0.0
+
+
+def _ending_early(is_enough: Callable[[int, float], bool]) -> Any:
+    """Returns a callback that ends a training after a validation, if that is enough."""
+    from pytorch_lightning.callbacks import LambdaCallback
+
+    def ask(trainer: Any, module: Any) -> None:
+        accuracy = trainer.callback_metrics.get("val/accuracy")
+        if accuracy is not None and trainer.state.fn == "fit" and is_enough(trainer.current_epoch + 1, float(accuracy)):
+            raise UserError("stopped", f"stopped after epoch {trainer.current_epoch + 1}")
+
+    return LambdaCallback(on_validation_end=ask)
