@@ -12,9 +12,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
-from lit_cifar.data.sources import meant_dataset
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.runs.network import named_objects
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
 NOISE = re.compile(
@@ -62,8 +60,11 @@ class Parser(ArgumentParser):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
             text = one_line(match[2])
-            if match[1] == "data.dataset" and (hint := meant_dataset(text.rpartition(": ")[2])):
-                text += f"; {hint}"
+            if match[1] == "data.dataset":
+                from lit_cifar.data.sources import meant_dataset  # imports torch, which not all commands need: 2 s
+
+                hint = meant_dataset(text.rpartition(": ")[2])
+                text += f"; {hint}" if hint else ""
             raise UsageError(code, f"{source}: {text}") from ex
         raise UsageError(code, one_line(sentence)) from ex
 
@@ -151,6 +152,8 @@ def one_line(message: str) -> str:
 
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
     """Makes an object of a class that the user names; a refusal of its own names the class."""
+    from lit_cifar.runs.network import named_objects
+
     try:
         return class_type(*args, **named_objects(class_type, kwargs))
     except (UserError, OSError):

@@ -25,7 +25,8 @@ from torch import Tensor
 from lit_cifar.data.files import write_whole, writing
 from lit_cifar.data.pictures import data_url, png
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
-from lit_cifar.evaluation.metrics import class_scores, percent
+from lit_cifar.evaluation.metrics import class_scores
+from lit_cifar.evaluation.percentage import percent
 from lit_cifar.report import charts, figures, tables
 from lit_cifar.runs.card import UNCHANGED, Description, RunCard
 from lit_cifar.training.classifier import LitClassifier

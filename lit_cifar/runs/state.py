@@ -77,7 +77,7 @@ def read_state(folder: Path) -> RunState | None:
         if not fits(found.get(name)):
             raise damaged(folder / FILE, f"its {name} is missing or can't be what was written")
     state = RunState(**{name: found[name] for name in _FITS})
-    if state.state == "running" and not _is_alive(folder, state):
+    if state.state == "running" and not is_alive(folder, time_of(state.updated)):
         return RunState(**vars(state) | {"state": "interrupted"})
     return state
 
@@ -150,14 +150,13 @@ _FITS: Mapping[str, Any] = {
 }
 
 
-def _is_alive(folder: Path, state: RunState) -> bool:
+def is_alive(folder: Path, updated: datetime | None) -> bool:
     """Returns whether the process that trains still lives: it holds the lock or, without one, was heard of lately."""
     try:
         import fcntl  # Windows has none
 
         lock = os.open(folder / "checkpoints" / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, ImportError):  # it writes no checkpoints, or the file system has no locks
-        updated = time_of(state.updated)
         return updated is not None and (datetime.now(timezone.utc) - updated).total_seconds() < QUIET
     try:
         fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

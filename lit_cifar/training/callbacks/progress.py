@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import percent
 from lit_cifar.training.classifier import LitClassifier
 
 SECONDS_BETWEEN_DRAWINGS = 1 / 8
