@@ -103,6 +103,12 @@ def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any
             "images_per_second": None,
             "test_loss": 1.0,
             "test_accuracy": 0.5,
+            "test_accuracy_interval": [0.4, 0.6],
+            "date": "2026-11-28T12:00:00+01:00",
+            "checkpoint": None,
+            "checkpoint_epoch": 1,
+            "chosen_by": "last weights",
+            "val_accuracy": None,
             "versions": {},
         }
     )

@@ -150,7 +150,8 @@ def _outcome(job: Job, words: list[str]) -> Outcome:
 def _same_before(run: "Run", root: Path) -> tuple[Path | None, bool]:
     """Returns the folder of an earlier run of the same configuration and images, and whether it is finished."""
     from lit_cifar.runs.checkpoint import read_checkpoint
-    from lit_cifar.runs.folder import RUNS, WholeConfig
+    from lit_cifar.runs.folder import WholeConfig
+    from lit_cifar.runs.state import RUNS
 
     config = next((each.content for each in run.trainer.callbacks if isinstance(each, WholeConfig)), None)
     folders = sorted(root.glob(f"{RUNS}/*/version_*"), key=lambda path: path.stat().st_mtime, reverse=True)

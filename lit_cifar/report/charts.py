@@ -36,7 +36,12 @@ SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
     "precision": ("precision: the share of images predicted as this class that belong to it", ">", 6, BLUE),
-    "recall": ("recall: the share of images of this class that are predicted as it", "<", 6, ORANGE),
+    "recall": (
+        "recall: the share of images of this class that are predicted as it, and its 95 % interval",
+        "<",
+        6,
+        ORANGE,
+    ),
     "f1": ("F1: the harmonic mean of both", "|", 11, INK),
 }
 
@@ -101,6 +106,8 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         look: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2, "linestyle": "none"}
         axes.plot(known, range(len(names)), color=colour, clip_on=False, label=label, **look)
     for row, name in enumerate(names):
+        if bounds := report["class_accuracy_interval"][name]:
+            axes.plot(bounds, [row, row], color=ORANGE, linewidth=1, zorder=1)
         undefined = "never predicted" if report["class_precision"][name] is None else ""
         note = "no images" if report["class_recall"][name] is None else undefined
         axes.text(1.03, row, note, va="center", color=GREY)

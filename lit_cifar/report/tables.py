@@ -16,7 +16,8 @@ from rich.panel import Panel
 from rich.table import Column, Table
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.percentage import interval, percent
+from lit_cifar.evaluation.statistics import wilson
 
 if TYPE_CHECKING:  # tables of runs need no torch
     from torch import Tensor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # tables of runs need no torch
 
 IN_ONE_BLOCK = 20  # classes, each with a bar; more stand in several blocks, without bars
 BAR = 30  # width of the bar of 100 %, in characters
+VALIDATED, LAST = "validation accuracy", "last weights"  # how the weights that are tested were chosen
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
 Guesses = list[tuple[str, float]]  # classes with their probabilities, the most probable first
@@ -72,8 +74,8 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     """Prints the accuracy on the test images and on each class, and what training took."""
     if trained:
         print_finished(report["epochs"], report["steps"], report["train_seconds"])
-    total = sum(map(sum, report["confusion_matrix"]))
-    print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
+    print_weights("Tested", report)
+    print_accuracies("test images", report["confusion_matrix"], report, data)
 
 
 def print_finished(epochs: float, steps: int, seconds: float) -> None:
@@ -87,23 +89,46 @@ def print_untested(root: Path) -> None:
     _console().print(f"Nothing was tested: {escape(str(root))} has no folder test")
 
 
-def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[str, float | None], data: str) -> None:
+def print_weights(verb: str, weights: Mapping[str, Any]) -> None:
+    """Prints, from keys of report.json, which weights were measured, how they were chosen, and what validation gave."""
+    path = _short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
+    how = {VALIDATED: f"chosen by {VALIDATED}", LAST: f"the {LAST}"}.get(weights["chosen_by"], weights["chosen_by"])
+    after = plural(weights["checkpoint_epoch"], "epoch")
+    _console(markup=False).print(f"{verb} {printable(path)}, {how}, after {after}")
+    if weights["val_accuracy"] is not None:
+        found = f"{percent(weights['val_accuracy'])} (95 % interval: {interval(*weights['val_accuracy_interval'])})"
+        _console().print(f"Validation accuracy of these weights: {found}")
+
+
+def print_accuracies(
+    images: str, matrix: Sequence[Sequence[int]], scores: Mapping[str, dict[str, Any]], data: str
+) -> None:
     """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images."""
-    _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
+    right, total = sum(row[i] for i, row in enumerate(matrix)), sum(map(sum, matrix))
+    found = f"[bold]{percent(right / total)}[/bold] (95 % interval: {interval(*wilson(right, total))})"
+    _console().print(f"Accuracy of the network on the {total} {images}: {found}")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
-    rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
-    width = max(map(cell_len, ["class", *(name for name, _ in rows)])) + len("accuracy") + 4
-    # beside each other, three columns each; two spaces follow each column but the last
+    rows = [
+        (printable(name), scores["class_recall"][name], interval(*bounds))
+        for name, bounds in scores["class_accuracy_interval"].items()
+        if bounds is not None
+    ]
+    longest = max(map(len, ["interval", *(text for *_, text in rows)]))
+    numbers = len("accuracy") + longest + 6
+    width = max(map(cell_len, ["class", *(name for name, *_ in rows)])) + numbers
+    # beside each other, four columns each; two spaces follow each column but the last
     blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, (console.width + 2) // (width + 2))
     bar = min(BAR, console.width - width) if blocks == 1 else 0
-    headers = [Column("class", no_wrap=True), Column("accuracy", justify="right", no_wrap=True), Column(no_wrap=True)]
+    shown = max(len("class"), console.width - numbers)  # characters of a name; the numbers are never cut
+    figures = [Column(title, justify="right", no_wrap=True) for title in ("accuracy", "interval")]
+    headers = [Column("class", no_wrap=True, max_width=shown), *figures, Column(no_wrap=True)]
     table = Table(*(header.copy() for _ in range(blocks) for header in headers), box=None, pad_edge=False)
     height = ceil(len(rows) / blocks)
     for i in range(height):
         cells = [
-            (escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
-            for name, fraction in rows[i::height]
+            (escape(name), percent(fraction), text, f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+            for name, fraction, text in rows[i::height]
         ]
         table.add_row(*chain.from_iterable(cells))
     console.print(table)

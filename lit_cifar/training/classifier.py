@@ -33,6 +33,7 @@ from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
+from lit_cifar.training.tested import Tested
 
 SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
 
@@ -152,6 +153,7 @@ class LitClassifier(Evaluator):
         preparation.keep_freed_memory()
         finders = (LearningRateFinder, BatchSizeFinder)
         if stage == "fit":
+            self.tested = None
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.has_own_data:
             self.example_input_array = None  # their size is not known yet
@@ -281,6 +283,8 @@ class LitClassifier(Evaluator):
             if not self.has_own_data:
                 self.know_images(self.datamodule, card.mean, card.std)
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
+            history = checkpoint[KEY]["history"]
+            self.tested = Tested.of(self.trainer.ckpt_path, history["trained"], history.get("validated"))
         elif (names := checkpoint[KEY].get("frozen")) is not None:
             self._frozen = names
             freeze(self, names)  # before the optimizer is made

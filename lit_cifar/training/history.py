@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from lit_cifar.errors import UserError
 from lit_cifar.training.step import Loss, Share
+from lit_cifar.training.tested import Tested, Validated
 
 CHECKED_EVERY = 10  # steps
 
@@ -126,6 +127,8 @@ class TrainingRecord:
         self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}  # of (step, value)
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
         """Totals of the training so far; seconds are wall time of the loop, validation included."""
+        self.validated: Validated | None = None
+        """What the last validation gave."""
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions
         self._images = 0  # since the last logging, over all devices
         self._divisor: float | Tensor = 0  # the same, of their loss
@@ -192,13 +195,15 @@ class TrainingRecord:
         # as tensors: pickling 10,000 points as tuples took longer than a short epoch
         curves = {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.curves.items()}
         since = {"images_since": self._images, "divisor_since": float(self._divisor)}
-        return {"curves": curves, "trained": self.trained, "ranks": ranks} | since
+        validated = self.validated and [*self.validated]
+        return {"curves": curves, "trained": self.trained, "validated": validated, "ranks": ranks} | since
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on; sums go to the rank they come from or, if the number of devices has changed, to the first one."""
         for name, curve in state["curves"].items():
             self.curves[name] = [(int(step), value) for step, value in curve.tolist()]
         self.trained = dict(state["trained"])
+        self.validated = Tested.of(None, self.trained, state.get("validated")).validated  # older checkpoints have none
         self._images, self._divisor = state["images_since"], state["divisor_since"]
         self._started = None
         rank, ranks = trainer.global_rank, state["ranks"]
