@@ -110,7 +110,8 @@ class Parser(ArgumentParser):
     def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         for group in self._action_groups:
             shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-            shown = [action for action in shown if not action.option_strings[0].endswith(".help")]
+            # what has no flag is explained in the usage
+            shown = [a for a in shown if a.option_strings and not a.option_strings[0].endswith(".help")]
             shown = [action for action in shown if action.metavar != "CONFIG"]
             shown.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
             yield group.title or "options", [action for action in shown if action.dest not in OPTIMIZER]

@@ -91,7 +91,7 @@ def print_untested(root: Path) -> None:
 
 def print_weights(verb: str, weights: Mapping[str, Any]) -> None:
     """Prints, from keys of report.json, which weights were measured, how they were chosen, and what validation gave."""
-    path = _short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
+    path = short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
     how = {VALIDATED: f"chosen by {VALIDATED}", LAST: f"the {LAST}"}.get(weights["chosen_by"], weights["chosen_by"])
     after = plural(weights["checkpoint_epoch"], "epoch")
     _console(markup=False).print(f"{verb} {printable(path)}, {how}, after {after}")
@@ -148,7 +148,7 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
         table.add_row(printable(str(file)), printable(best[0]), percent(best[1]), runners_up)
     console.print(table)
     if count > len(files):
-        _console().print(f"… and {count - len(files):,} more in {_short(csv_path)}", markup=False)
+        _console().print(f"… and {count - len(files):,} more in {short(csv_path)}", markup=False)
 
 
 def write_predictions(
@@ -174,22 +174,23 @@ def printable(text: str) -> str:
 
 def print_written(path: Path, content: str) -> None:
     """Prints where something was written."""
-    _console().print(f"Written: {_short(path)} ({content})", markup=False)
+    _console().print(f"Written: {short(path)} ({content})", markup=False)
 
 
 def print_found(what: str, finder: str, chart: Path | None = None) -> None:
     """Prints what one of Lightning's finders found, and where its curve is."""
-    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(_short(chart))}' if chart else ''}")
+    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(short(chart))}' if chart else ''}")
 
 
 def print_run_folder(written: list[Path]) -> None:
     """Prints where the run folder is, what was written into it, and how to open TensorBoard on it."""
-    shown = _short(written[0].parent)
+    shown = short(written[0].parent)
     runs = os.path.dirname(shown) or "."  # noqa: PTH120
     quoted = f'"{runs}"' if " " in runs else runs
     _console().print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
     _console().print(f"Curves: tensorboard --logdir {quoted}", markup=False)
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """Returns a path as it is seen from the current folder, if it is below it."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

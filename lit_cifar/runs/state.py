@@ -75,7 +75,7 @@ def read_state(folder: Path) -> RunState | None:
         raise damaged(folder / FILE, f"its version is {found.get('version')!r}, not {VERSION}")
     for name, fits in _FITS.items():
         if not fits(found.get(name)):
-            raise damaged(folder / FILE, f"its {name} is missing or can't be what was written")
+            raise damaged(folder / FILE, f"its {name} is missing or wrong")
     state = RunState(**{name: found[name] for name in _FITS})
     if state.state == "running" and not is_alive(folder, time_of(state.updated)):
         return RunState(**vars(state) | {"state": "interrupted"})
