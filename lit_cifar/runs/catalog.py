@@ -81,11 +81,8 @@ def find_runs(folder: Path) -> Iterator[Path]:
             seen.add((status.st_dev, status.st_ino))
             if not is_run:
                 with os.scandir(folder) as entries:
-                    waiting += [
-                        (Path(entry.path), is_inside or entry.name == RUNS)
-                        for entry in entries
-                        if _leads_on(entry, is_inside)
-                    ]
+                    further = [entry for entry in entries if _leads_on(entry, is_inside)]
+                waiting += [(Path(entry.path), is_inside or entry.name == RUNS) for entry in further]
         except OSError:  # it can't be opened, which is told of runs
             pass
         if is_run:

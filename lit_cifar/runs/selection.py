@@ -67,7 +67,7 @@ def in_order(runs: Sequence[Run], key: str) -> list[Run]:
 def differences(first: Run, second: Run) -> dict[str, tuple[Any, Any]]:
     """Returns the settings in which two runs differ; None stands for one that a run does not have."""
     both = [run.config | run.settings if first.config and second.config else run.settings for run in (first, second)]
-    names = sorted(both[0].keys() | both[1].keys())
+    names = sorted((both[0].keys() | both[1].keys()) - {"trainer.default_root_dir"})  # where they lie is shown anyway
     pairs = {name: (both[0].get(name), both[1].get(name)) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -160,4 +160,9 @@ def _is_same(value: Any, wanted: Any, text: str) -> bool:
         return False
     if isinstance(value, bool) or isinstance(wanted, bool):
         return value is wanted
-    return value == wanted or str(value) == text or (isinstance(value, str) and value.rpartition(".")[2] == text)
+    if not isinstance(value, str):
+        return bool(value == wanted)
+    value_parts, parts = value.split("."), text.split(".")  # torch.optim.SGD is torch.optim.sgd.SGD
+    return value == text or (
+        value_parts[-1] == parts[-1] and len(value_parts) > 1 and parts[0] in (value_parts[0], parts[-1])
+    )
