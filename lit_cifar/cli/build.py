@@ -2,7 +2,6 @@
 
 import copy
 import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -127,7 +126,7 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     callbacks = _asked(made.trainer.callbacks)
     if command == "fit":
-        _check_states(model, callbacks)
+        _check_states(callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
         if start and any(isinstance(callback, LearningRateFinder) for callback in callbacks):
             model.lr = start.card.optimizer["init_args"].get("lr")
@@ -180,17 +179,14 @@ def _described(config: Any, made: Any) -> dict[str, Any]:
     }
 
 
-def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
-    """Raises UsageError if the state of a callback or of the schedule, as far as it is known, can't be written."""
-    states: list[tuple[str, Any]] = []
-    with suppress(Exception):  # a schedule may need the length of the training, and is then tried when it begins
-        schedule: Any = model.make_lr_scheduler and model.make_lr_scheduler(model.new_optimizer())
-        states.append((type(schedule).__name__, schedule.state_dict()))
+def _check_states(callbacks: list[Any]) -> None:
+    """Raises UsageError if the state of a callback, as far as it is known, can't be written."""
     for callback in callbacks:
-        with suppress(Exception):  # as may a callback
-            states.append((type(callback).__name__, callback.state_dict()))
-    for name, state in states:
-        readable(state, name)
+        try:
+            state = callback.state_dict()
+        except Exception:  # it may need the training, and is then tried when that begins
+            continue
+        readable(state, type(callback).__name__)
 
 
 def _parser(
