@@ -1,4 +1,4 @@
-"""From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
+"""From the words of a command line to data, model, callbacks and Trainer: `parse`, then the rest of `build`."""
 
 import copy
 import os
@@ -56,11 +56,19 @@ class Run(NamedTuple):
     best: BestCheckpoint | None  # None if nothing is held out to measure weights on
 
 
-def build(command: str, words: list[str], description: str) -> Run:
-    """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
+class Parsed(NamedTuple):
+    """What a command line says."""
 
-    Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
-    """
+    parser: Parser
+    config: Namespace
+    given: Given
+    start: Checkpoint | None  # to start from
+    weights: Checkpoint | None  # whose weights a new training takes
+    chosen_precision: bool  # by the hardware
+
+
+def parse(command: str, words: list[str], description: str) -> Parsed:
+    """Checks every word, key and type; no class is made, and no image is read."""
     is_default = command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}
     if is_default:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
@@ -68,7 +76,6 @@ def build(command: str, words: list[str], description: str) -> Run:
     complete_class_paths(given)
     weights = initial_weights(command, given)
     start = starting_checkpoint(command, given)
-    is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     if is_default and (start or weights):  # nobody has named the tutorial's network
         for recipe in given.recipes.values():
             del recipe["model"]["net"]
@@ -87,6 +94,16 @@ def build(command: str, words: list[str], description: str) -> Run:
         None,
     )  # so that config.yaml repeats the run from its beginning
     config.init_from = str(weights.path) if weights else start.card.init_from if start and command == "fit" else None
+    return Parsed(parser, config, given, start, weights, chosen)
+
+
+def build(command: str, words: list[str], description: str) -> Run:
+    """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
+
+    Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
+    """
+    parser, config, given, start, weights, chosen = parse(command, words, description)
+    is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     path = str(start.path) if start else None
     if given.own_classes and weights:

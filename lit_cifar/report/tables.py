@@ -192,5 +192,5 @@ def print_run_folder(written: list[Path]) -> None:
 
 
 def short(path: Path) -> str:
-    """Returns a path as it is seen from the current folder, if it is below it."""
+    """Returns a path relative to the working folder if it lies in there."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

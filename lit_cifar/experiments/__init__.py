@@ -1,0 +1,1 @@
+"""Many trainings: what is varied, and what their numbers say."""
