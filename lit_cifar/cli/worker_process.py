@@ -226,8 +226,9 @@ def _ending_early(is_enough: Callable[[int, float], bool]) -> Any:
     def ask(trainer: Any, module: Any) -> None:
         accuracy = trainer.callback_metrics.get("val/accuracy")
         epoch = trainer.current_epoch + 1
-        if accuracy is not None and trainer.state.fn == "fit":
-            if is_enough(epoch, float(accuracy)) and epoch != trainer.max_epochs:
-                raise UserError("stopped", f"stopped after epoch {epoch}")
+        if accuracy is None or trainer.state.fn != "fit":
+            return
+        if is_enough(epoch, float(accuracy)) and epoch != trainer.max_epochs:
+            raise UserError("stopped", f"stopped after epoch {epoch}")
 
     return LambdaCallback(on_validation_end=ask)
