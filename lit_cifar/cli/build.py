@@ -64,6 +64,7 @@ class Parsed(NamedTuple):
     given: Given
     start: Checkpoint | None  # to start from
     weights: Checkpoint | None  # whose weights a new training takes
+    note: str | None
     chosen_precision: bool  # by the hardware
 
 
@@ -88,13 +89,9 @@ def parse(command: str, words: list[str], description: str) -> Parsed:
     if config.trainer.default_root_dir:
         config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
     note = checked_note(config.note)
-    config.ckpt_path, config.resume, config.note = (
-        None,
-        "never",
-        None,
-    )  # so that config.yaml repeats the run from its beginning
+    config.ckpt_path, config.resume, config.note = None, "never", None  # config.yaml repeats the run from its beginning
     config.init_from = str(weights.path) if weights else start.card.init_from if start and command == "fit" else None
-    return Parsed(parser, config, given, start, weights, chosen)
+    return Parsed(parser, config, given, start, weights, note, chosen)
 
 
 def build(command: str, words: list[str], description: str) -> Run:
@@ -102,7 +99,7 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
     """
-    parser, config, given, start, weights, chosen = parse(command, words, description)
+    parser, config, given, start, weights, note, chosen = parse(command, words, description)
     is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     path = str(start.path) if start else None
