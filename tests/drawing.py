@@ -87,6 +87,7 @@ def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any
             "dataset": "folder",
             "data_root": "data",
             "net": "lit_cifar.nets.tutorial.Net",
+            "net_name": "Net",
             "parameters": 1,
             "epochs": 1,
             "steps": 1,

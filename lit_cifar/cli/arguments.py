@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Timer
 from lit_cifar.errors import UsageError, UserError, reason
 
 LARGEST = 2**63 - 1  # torch's integers
+LONGEST_NOTE = 500  # characters
 PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
 OURS = ("seed_everything", "recipe", "resume", "checkpoint_seconds", "fast_precision")
 OPTIONAL = ("dataset", "mirrors", "train_labels", "eval_batch_size", "transform", "lr_scheduler")
@@ -72,6 +73,17 @@ def check_values(config: Any) -> None:
     most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     is_fit = trainer.accelerator not in ("auto", "cpu") or devices <= most
     require(is_fit, "trainer.devices", f"is too much for this machine; use at most {most}")
+
+
+def checked_note(note: str | None) -> str | None:
+    """Returns `--note` in one line, or raises UsageError if it is empty or too long."""
+    text = None if note is None else " ".join(note.split())
+    if text == "":
+        raise UsageError("value-missing", "--note is empty; add a text, or leave the flag out")
+    if text and len(text) > LONGEST_NOTE:
+        sentence = f"--note has {len(text):,} characters; use at most {LONGEST_NOTE}"
+        raise UsageError("value-out-of-range", sentence)
+    return text
 
 
 def check_numbers(config: Any) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "predict PATH ...": ("predict", "Predict pictures of your own."),
     "show": ("show", "Write a labelled grid of training images to a PNG."),
     "nets": ("nets", "List the networks: size, speed, and accuracy as published."),
+    "runs": ("runs", "List what was trained: settings, accuracies, how it ended."),
     "compare": ("compare", "Train variants with the same seeds, and compare them."),
     "export": ("export", "Write a trained network to an ONNX, torch.export or safetensors file."),
     "demo": ("demo", "Serve a page on which to try a trained network."),

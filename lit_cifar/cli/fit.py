@@ -28,8 +28,11 @@ def main(command: str, words: list[str]) -> None:
         carry_out(command, build(command, words, DESCRIPTIONS[command]))
 
 
-def carry_out(command: str, run: Run) -> None:
-    """Runs what was built. After `fit`, tests the best weights on validation, or the last if nothing was held out."""
+def carry_out(command: str, run: Run, tests: bool = True) -> None:
+    """Runs what was built. After `fit`, tests the best weights on validation, or the last if nothing was held out.
+
+    With `tests` false, nobody looks at the test images.
+    """
     # there is no report for classes of a user's own
     reports = any(isinstance(callback, RunReport) for callback in run.trainer.callbacks)
     quiet = {"verbose": False} if reports and command in ("validate", "test") else {}
@@ -40,11 +43,12 @@ def carry_out(command: str, run: Run) -> None:
             return
         assert isinstance(run.model, LitClassifier)
         _take_tested_weights(run, run.model)
-        if not len(run.model.datamodule.images.test.labels):
+        if not tests or not len(run.model.datamodule.images.test.labels):
             if run.trainer.is_global_zero:
                 trained = run.model.record.trained
                 tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
-                tables.print_untested(run.model.datamodule.root)
+                if tests:
+                    tables.print_untested(run.model.datamodule.root)
             return
         run.trainer.test(run.model, datamodule=run.data, verbose=False)
 

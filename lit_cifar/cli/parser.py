@@ -12,9 +12,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
-from lit_cifar.data.sources import meant_dataset
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.runs.network import named_objects
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
 NOISE = re.compile(
@@ -62,8 +60,11 @@ class Parser(ArgumentParser):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
             text = one_line(match[2])
-            if match[1] == "data.dataset" and (hint := meant_dataset(text.rpartition(": ")[2])):
-                text += f"; {hint}"
+            if match[1] == "data.dataset":
+                from lit_cifar.data.sources import meant_dataset  # imports torch, which not all commands need: 2 s
+
+                hint = meant_dataset(text.rpartition(": ")[2])
+                text += f"; {hint}" if hint else ""
             raise UsageError(code, f"{source}: {text}") from ex
         raise UsageError(code, one_line(sentence)) from ex
 
@@ -109,7 +110,8 @@ class Parser(ArgumentParser):
     def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         for group in self._action_groups:
             shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-            shown = [action for action in shown if not action.option_strings[0].endswith(".help")]
+            # what has no flag is explained in the usage
+            shown = [a for a in shown if a.option_strings and not a.option_strings[0].endswith(".help")]
             shown = [action for action in shown if action.metavar != "CONFIG"]
             shown.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
             yield group.title or "options", [action for action in shown if action.dest not in OPTIMIZER]
@@ -128,6 +130,8 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
     seconds = "Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit)."
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
+    note = "What to remember about the run: shown by the command runs and in its report (fit)."
+    add("--note", type=str, metavar="TEXT", help=note)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
 
@@ -149,6 +153,8 @@ def one_line(message: str) -> str:
 
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
     """Makes an object of a class that the user names; a refusal of its own names the class."""
+    from lit_cifar.runs.network import named_objects
+
     try:
         return class_type(*args, **named_objects(class_type, kwargs))
     except (UserError, OSError):

@@ -38,7 +38,9 @@ class Job:
     is_enough: Callable[[int, float], bool] | None = None
     """Asked after each validation, with the number of the epoch, from 1, and the accuracy: True ends the training.
 
-    It is called in the worker, and must be picklable."""
+    It is called in the worker, and must be picklable. After the last epoch, there is nothing left to end."""
+    tests: bool = True
+    """Whether to measure the test images after training: a job that doesn't leaves no report."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,11 @@ class Outcome:
     state: State
     """`stopped` by `is_enough`; `failed` if it was refused, or ended with an error or its process."""
     run: Path | None = None
-    """The run folder; with report.json if the state is `finished`."""
+    """The run folder; with report.json if the state is `finished` and the job tests."""
     trained: bool = True
     """False if it had been finished before."""
+    val_accuracy: float | None = None
+    """Of the best weights, or the last if nothing else is known, of a job that was finished now."""
     code: str = ""
     sentence: str = ""
     exit_code: int = 0
@@ -177,7 +181,7 @@ def _trained(job: Job) -> Outcome:
 
     run = build("fit", _fit_words(job, "--resume=never"), "")
     before, is_finished = _same_before(run, job.folder)
-    if before and is_finished:
+    if before and is_finished and job.tests:
         return Outcome("finished", before, trained=False)
     if before:
         config = _config(run).content
@@ -186,10 +190,10 @@ def _trained(job: Job) -> Outcome:
     if job.is_enough:
         run.trainer.callbacks.insert(0, _ending_early(job.is_enough))
     with _telling_progress(run):
-        carry_out("fit", run)
+        carry_out("fit", run, job.tests)
     folder = Path(run.trainer.log_dir or job.folder)
-    if (folder / "report.json").is_file():
-        return Outcome("finished", folder)
+    if not job.tests or (folder / "report.json").is_file():
+        return Outcome("finished", folder, val_accuracy=_val_accuracy(run))
     sentence = "it wrote no report: leave --trainer.logger on, and use images with a folder test"
     return Outcome("failed", code="report-missing", sentence=sentence, exit_code=2)
 
@@ -216,10 +220,16 @@ def _config(run: "Run") -> Any:
     return next((each for each in run.trainer.callbacks if isinstance(each, WholeConfig)), WholeConfig(""))
 
 
+def _val_accuracy(run: "Run") -> float | None:
+    best = run.best.best_model_score if run.best else None
+    accuracy = run.trainer.callback_metrics.get("val/accuracy") if best is None else best
+    return None if accuracy is None else float(accuracy)
+
+
 def _same_before(run: "Run", root: Path) -> tuple[Path | None, bool]:
     """Returns the folder of an earlier run of the same configuration and images, and whether it is finished."""
     from lit_cifar.runs.checkpoint import read_checkpoint
-    from lit_cifar.runs.folder import RUNS
+    from lit_cifar.runs.state import RUNS
 
     config = _config(run).content
     folders = sorted(root.glob(f"{RUNS}/*/version_*"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -283,7 +293,10 @@ def _ending_early(is_enough: Callable[[int, float], bool]) -> Any:
 
     def ask(trainer: Any, module: Any) -> None:
         accuracy = trainer.callback_metrics.get("val/accuracy")
-        if accuracy is not None and trainer.state.fn == "fit" and is_enough(trainer.current_epoch + 1, float(accuracy)):
-            raise UserError("stopped", f"stopped after epoch {trainer.current_epoch + 1}")
+        epoch = trainer.current_epoch + 1
+        if accuracy is None or trainer.state.fn != "fit":
+            return
+        if is_enough(epoch, float(accuracy)) and epoch != trainer.max_epochs:
+            raise UserError("stopped", f"stopped after epoch {epoch}")
 
     return LambdaCallback(on_validation_end=ask)

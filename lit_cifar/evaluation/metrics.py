@@ -51,16 +51,6 @@ def class_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, 
     return scores
 
 
-def percent(fraction: float) -> str:
-    """Returns `54.2 %`; rounds to 100 % only what is exactly 1."""
-    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
-
-
-def interval(low: float, high: float) -> str:
-    """Returns `52.7–54.7`, in per cent."""
-    return f"{low * 100:.1f}–{high * 100:.1f}"
-
-
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Puts a module into evaluation mode, and afterwards each of its parts back into the mode it was in."""

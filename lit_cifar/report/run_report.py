@@ -25,15 +25,19 @@ from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
 from lit_cifar.data.pictures import data_url, png
+from lit_cifar.errors import UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
-from lit_cifar.evaluation.metrics import class_scores, interval, percent
+from lit_cifar.evaluation.metrics import class_scores
+from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.report import charts, figures, tables
-from lit_cifar.runs.card import UNCHANGED, Description, RunCard
+from lit_cifar.runs.card import UNCHANGED, Description, RunCard, net_name
+from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
-CONSTANT = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # in a run, however often it is resumed
+CONSTANT = ("recipe", "dataset", "net", "net_name", "parameters", "seed", "batch_size")
+"""What stays the same in a run, however often it is resumed."""
 TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
 """What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
 
@@ -59,7 +63,7 @@ class RunReport(Callback):
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
                 tables.described_images(data.image_size, resize, data.mean, data.std),
-                f"{type(pl_module.net).__name__}, {parameters:,} parameters",
+                f"{net_name(card.net)}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
@@ -128,6 +132,7 @@ def make_report(
     scores, right, total = class_scores(matrix, data.classes), int(matrix.trace()), int(matrix.sum())
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "note": _note(folder),
         "recipe": card.recipe,
         "dataset": card.dataset,
         "data_root": None if card.dataset == "drawn" else str(data.root.resolve()),
@@ -138,6 +143,7 @@ def make_report(
         "std": card.std,
         "seed": card.seed,
         "net": card.net["class_path"],
+        "net_name": net_name(card.net),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
@@ -162,6 +168,14 @@ def make_report(
         **describe(answers, data.classes),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def _note(folder: Path | None) -> str | None:
+    """Returns what the user wrote about the run that was trained in this folder."""
+    with suppress(UserError):
+        state = read_state(folder) if folder else None
+        return state.note if state else None
+    return None
 
 
 def describe_weights(module: LitClassifier, folder: Path | None) -> dict[str, Any]:
@@ -267,7 +281,7 @@ def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Descrip
     results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
     settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
     tried = {name: settings[name] for name in TRIED}
-    tried |= {name: str(settings[name]).rpartition(".")[2] for name in ("net", "optimizer")}
+    tried |= {"net": settings["net_name"], "optimizer": optimizer["class_path"].rpartition(".")[2]}
     with figures.drawing(), tempfile.TemporaryDirectory() as folder:
         for logger in loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -7,19 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Column, Table
-from torch import Tensor
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
-from lit_cifar.data.sources import Images
-from lit_cifar.evaluation.metrics import interval, percent
+from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import wilson
+
+if TYPE_CHECKING:  # tables of runs need no torch
+    from torch import Tensor
+
+    from lit_cifar.data.sources import Images
 
 IN_ONE_BLOCK = 20  # classes, each with a bar; more stand in several blocks, without bars
 BAR = 30  # width of the bar of 100 %, in characters
@@ -59,7 +62,7 @@ def described_images(side: int, resize: str, mean: Sequence[float], std: Sequenc
     return "{} × {} pixels{}, mean {}, standard deviation {}".format(side, side, way, *numbers)
 
 
-def print_drawn_box(images: Images) -> None:
+def print_drawn_box(images: "Images") -> None:
     """Prints a warning in a box if `--data.dataset auto` fell back on synthetic images."""
     if images.why_drawn:
         text = "These are NOT the images of CIFAR-10 but synthetic ones. Accuracies on them say nothing about CIFAR-10."
@@ -149,7 +152,7 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
 
 
 def write_predictions(
-    path: Path, columns: Mapping[str, Iterable], probabilities: Tensor, classes: Sequence[str], flag: str = RUNS_FLAG
+    path: Path, columns: Mapping[str, Iterable], probabilities: "Tensor", classes: Sequence[str], flag: str = RUNS_FLAG
 ) -> None:
     """Writes predictions.csv, whole or not at all: for each image the columns, its predicted class, and `[N, C]`.
 

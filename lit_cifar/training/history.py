@@ -30,6 +30,10 @@ class DivergedError(UserError):
 
     on_every_rank = True
 
+    def __init__(self, sentence: str, step: int) -> None:
+        super().__init__("diverged", sentence)
+        self.step = step
+
 
 class DivergenceWatch:
     """Ends a training that has diverged; all its checks raise DivergedError."""
@@ -59,20 +63,20 @@ class DivergenceWatch:
 
     def require_finite_loss(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
+            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'}", step)
 
     def require_finite_weights(self) -> None:
         if not _is_finite([*self._net.parameters()]):
-            raise self._diverged(f"the weights are not finite at step {self._trainer.global_step:,}")
+            raise self._diverged("the weights are not finite", self._trainer.global_step)
 
-    def _diverged(self, what: str) -> DivergedError:
+    def _diverged(self, what: str, step: int) -> DivergedError:
         optimizer = self._trainer.optimizers[0]
         rate = optimizer.param_groups[0]["lr"]
         mixed = str(self._trainer.precision).endswith("mixed")
         unfused = " --model.optimizer.fused false" if optimizer.defaults.get("fused") and mixed else ""
         remedy = f"lower --model.optimizer.lr, or limit gradients with --trainer.gradient_clip_val 1{unfused}"
-        sentence = f"{what} (learning rate {rate:g}): {self._first_overflow()}; {remedy} (earlier checkpoints are kept)"
-        return DivergedError("diverged", sentence)
+        sentence = f"{what} at step {step:,} (learning rate {rate:g}): {self._first_overflow()}; {remedy}"
+        return DivergedError(f"{sentence} (earlier checkpoints are kept)", step)
 
     @torch.no_grad()
     def _first_overflow(self) -> str:
@@ -109,6 +113,11 @@ def _look_at(name: str, found: list[str], layer: nn.Module, inputs: Any, named: 
 
 def _is_finite(values: Any) -> bool:
     return all(bool(value.isfinite().all()) for value in tree_leaves(values) if isinstance(value, Tensor))
+
+
+def epochs_done(trainer: Trainer) -> float:
+    """Returns how many epochs are trained, such as 1.25; 0 if it isn't known how long they are."""
+    return round(trainer.fit_loop.epoch_loop.batch_progress.total.ready / (trainer.num_training_batches or math.inf), 2)
 
 
 class TrainingRecord:
@@ -169,9 +178,7 @@ class TrainingRecord:
             logger.log_metrics(means | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
 
     def update(self, trainer: Trainer, batch_size: int) -> None:
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        epochs = round(batches / trainer.num_training_batches, 2)
-        self.trained |= {"epochs": epochs, "steps": trainer.global_step, "batch_size": batch_size}
+        self.trained |= {"epochs": epochs_done(trainer), "steps": trainer.global_step, "batch_size": batch_size}
         if self._started is not None:  # Lightning's finders write a checkpoint before the training starts
             self.trained["seconds"] = time.perf_counter() - self._started
 
