@@ -25,7 +25,7 @@ from published import cifar100_files, publish, write_batches
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING = ROOT / ".github" / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted((ROOT / "docs").glob("*.md"))]
-TOPICS = "data recipes networks python lightning reports export demo exactness reliability speed design"
+TOPICS = "data recipes networks python lightning reports comparing export demo exactness reliability speed design"
 CLASSES = ("plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 OTHER_TOOLS = {"", "pip", "pytest", "ruff", "mypy", "git", "cd", "python", ".", "torchrun", "srun", ".ci/gpu"}
 """Commands of other programs, which are not run here. Those that start lit_cifar are parsed from there on."""
