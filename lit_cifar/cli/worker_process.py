@@ -102,10 +102,7 @@ def train(job: Job) -> Outcome:
     job.folder.mkdir(parents=True, exist_ok=True)
     with _prepared(job.folder / "output.txt"):
         until = time.monotonic() + SECONDS_TO_END
-        while True:
-            outcome = _outcome(job)
-            if outcome.code != "run-locked" or time.monotonic() > until:
-                break
+        while (outcome := _outcome(job)).code == "run-locked" and time.monotonic() < until:
             time.sleep(1)  # the worker of a command that was just killed still writes its checkpoint
         if outcome.sentence:
             print(f"lit_cifar: {outcome.sentence} [{outcome.code}]", file=sys.stderr)
