@@ -262,7 +262,7 @@ def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[st
 
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural}
+    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "how_chosen": tables.how_chosen}
     environment.filters["interval"] = lambda bounds: interval(*bounds)
     environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
     environment.globals["unchanged"] = UNCHANGED

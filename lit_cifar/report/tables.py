@@ -89,11 +89,15 @@ def print_untested(root: Path) -> None:
     _console().print(f"Nothing was tested: {escape(str(root))} has no folder test")
 
 
+def how_chosen(chosen_by: str) -> str:
+    """Returns `chosen by validation accuracy`, `the last weights` or `named by the user`."""
+    return {VALIDATED: f"chosen by {VALIDATED}", LAST: f"the {LAST}"}.get(chosen_by, chosen_by)
+
+
 def print_weights(verb: str, weights: Mapping[str, Any]) -> None:
     """Prints, from keys of report.json, which weights were measured, how they were chosen, and what validation gave."""
     path = short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
-    how = {VALIDATED: f"chosen by {VALIDATED}", LAST: f"the {LAST}"}.get(weights["chosen_by"], weights["chosen_by"])
-    after = plural(weights["checkpoint_epoch"], "epoch")
+    how, after = how_chosen(weights["chosen_by"]), plural(weights["checkpoint_epoch"], "epoch")
     _console(markup=False).print(f"{verb} {printable(path)}, {how}, after {after}")
     if weights["val_accuracy"] is not None:
         found = f"{percent(weights['val_accuracy'])} (95 % interval: {interval(*weights['val_accuracy_interval'])})"
