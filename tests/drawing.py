@@ -124,7 +124,6 @@ def draw_one_of_each(folder: Path) -> list[Path]:
         "classes": charts.per_class(report, "Classes"),
         "confusion": charts.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
         "loss": charts.loss(curve(150), [(150, 1.1)], "Loss"),
-        "budgets": charts.budgets([1.0, 2.0], [0.5, 0.6], [1, 2], "Budgets"),
         "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]

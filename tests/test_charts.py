@@ -210,13 +210,6 @@ def test_of_more_than_100_classes_those_with_the_lowest_f1_are_shown() -> None:
     assert [label.get_text() for label in labels] == sorted(names, key=lambda name: scores[name])[:100]
 
 
-def test_the_chart_of_budgets_has_a_point_with_its_epochs_and_accuracy_for_each_training() -> None:
-    figure = charts.budgets([10.0, 42.0], [0.512, 0.7], [1, 4], "Budgets")
-    (line,) = figure.axes[0].lines
-    assert np.asarray(line.get_xydata()).tolist() == [[10, 0.512], [42, 0.7]]
-    assert {"1 epoch: 51.2 %", "4 epochs: 70.0 %"} <= set(texts(figure))
-
-
 def test_the_chart_of_learning_rates_marks_the_one_that_was_found() -> None:
     figure = charts.learning_rates([0.001, 0.01, 0.1], [2.3, 1.5, float("inf")], 0.005)
     curve_, found = figure.axes[0].lines

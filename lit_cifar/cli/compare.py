@@ -7,7 +7,6 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from lit_cifar.cli.recipes import Given
 from lit_cifar.cli.worker_process import Checked, Job
 from lit_cifar.cli.workers import Workers
 from lit_cifar.errors import UsageError, UserError, listed, meant
-from lit_cifar.evaluation.statistics import mean_interval
+from lit_cifar.evaluation.statistics import scipy_stats
 from lit_cifar.experiments.comparison import Run, read_run
 from lit_cifar.experiments.comparison_files import Record, holds_another
 from lit_cifar.experiments.variants import (
@@ -40,10 +39,12 @@ MOST = 10_000  # runs
 def main(argv: list[str]) -> None:
     """Checks all variants, trains them, prints a table, and writes `comparisons/<name>/`."""
     if "--checkpoints" in {word.partition("=")[0] for word in argv}:
-        import_module("lit_cifar.cli.compare_checkpoints").main(argv)
+        from lit_cifar.cli import compare_checkpoints
+
+        compare_checkpoints.main(argv)
         return
     options, recipes, flags = _read(argv)
-    mean_interval([0.0, 1.0, 2.0])  # refuses if scipy is missing
+    scipy_stats()  # or refuses before anything is trained
     vary: dict[str, list[str]] = {}
     for key, values in map(read_vary, options.vary or []):
         if key in vary:

@@ -77,7 +77,7 @@ class Output:
         else:
             line += f"{run.state}: {run.sentence} [{run.code}]"
         left = self._left()
-        line += f"; about {tables.duration(left)} left" if left and ended < runs else ""
+        line += f"; about {tables.duration(left)} left" if left and trained and ended < runs else ""
         self._say(line)
         self._draw()
 
@@ -122,31 +122,37 @@ def print_results(content: Mapping[str, Any], paths: Sequence[Path]) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = 10_000  # into a pipe, one line a variant
     statistics = content["statistics"]
-    numbers = ["validation", "difference", "p"] if len(content["variants"]) > 1 else ["validation"]
-    titles = [*numbers, "test (not ranked by)", "time", "runs"]
-    table = Table(
-        Column("variant", overflow="fold"),
-        *(Column(title, justify="right") for title in titles),
-        box=None,
-        pad_edge=False,
-    )
+    compares = len(content["variants"]) > 1
+    titles = [
+        "validation\n%",
+        *(["difference\npoints", "p"] if compares else []),
+        "test %\nnot ranked by",
+        "time",
+        "runs",
+    ]
+    numbers = [Column(title, justify="right", no_wrap=True) for title in titles]
+    table = Table(Column("variant", overflow="fold"), *numbers, box=None, pad_edge=False)
     for each in statistics["variants"]:
-        difference = each["difference"] or {"mean": None, "interval": None, "p": None}
-        cells = [f"{percent(each['val_accuracy'])}{plus_minus(each['val_accuracy_interval'])}"]
-        if len(numbers) > 1:
+        cells = [_mean(each, "val_accuracy")]
+        if compares:
+            difference = each["difference"] or {"mean": None, "interval": None, "p": None}
             known = difference["mean"] is not None
-            cells += [f"{points(difference['mean'])}{plus_minus(difference['interval'])} points" if known else "–"]
+            cells += [f"{points(difference['mean'])}{plus_minus(difference['interval'])}" if known else "–"]
             cells += ["–" if difference["p"] is None else p_value(difference["p"])]
-        cells += [f"{percent(each['test_accuracy'])}{plus_minus(each['test_accuracy_interval'])}"]
-        cells += ["–" if each["seconds"] is None else tables.duration(each["seconds"]), str(len(each["seeds"]))]
+        time_taken = "–" if each["seconds"] is None else tables.duration(each["seconds"])
         mark = " ★" if each["name"] == statistics["best"] else ""
-        table.add_row(tables.printable(each["name"]) + mark, *cells)
+        name, runs = tables.printable(each["name"]) + mark, str(len(each["seeds"]))
+        table.add_row(name, *cells, _mean(each, "test_accuracy"), time_taken, runs)
     console.print()
     console.print(table)
     for sentence in content["conclusions"]:
         console.print(tables.printable(sentence), soft_wrap=True)
     names = ", ".join(path.name for path in paths)
     console.print(f"Written: {tables.short(paths[0].parent)}/ with {tables.printable(names)}", soft_wrap=True)
+
+
+def _mean(each: Mapping[str, Any], key: str) -> str:
+    return percent(each[key]).removesuffix(" %") + plus_minus(each[f"{key}_interval"])
 
 
 def _console() -> Console:

@@ -13,6 +13,7 @@ from lit_cifar.runs.selection import differences, in_order, named_run, select
 from lit_cifar.runs.state import RUNS
 
 STANDARD_OUTPUT = Path("-")
+DEFAULTS = {"--csv": "-", "--html": "runs.html"}
 
 
 def main(words: list[str]) -> None:
@@ -30,9 +31,9 @@ def main(words: list[str]) -> None:
     difference = "Show the settings in which two runs differ, and their results: tutorial/version_3, or a path."
     add("--diff", nargs=2, type=str, metavar="A B", help=difference)
     csv = "Write all results as CSV to FILE or, without FILE, to standard output."
-    add("--csv", nargs="?", const="-", type=str, metavar="[FILE.csv]", help=csv)
+    add("--csv", nargs="?", const=DEFAULTS["--csv"], type=str, metavar="[FILE.csv]", help=csv)
     html = "Write a page to FILE, or to runs.html: it sorts itself, and shows validation accuracy as curves."
-    add("--html", nargs="?", const="runs.html", type=str, metavar="[FILE.html]", help=html)
+    add("--html", nargs="?", const=DEFAULTS["--html"], type=str, metavar="[FILE.html]", help=html)
     config = parser.parse_args(_joined(words))
     outputs = {name: Path(config[name]) for name in ("csv", "html") if config[name] is not None}
     for name, path in outputs.items():
@@ -64,11 +65,14 @@ def main(words: list[str]) -> None:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """The words, with `--sort -epochs` as one, or argparse would take -epochs for a flag."""
+    """The words as argparse takes them: `--sort -epochs` as one, and `--csv FOLDER` as two."""
     found: list[str] = []
     for word in words:
-        if found and found[-1] == "--sort" and word.startswith("-") and not word.startswith("--"):
+        before = found[-1] if found else ""
+        if before == "--sort" and word.startswith("-") and not word.startswith("--"):
             found[-1] = f"--sort={word}"
+        elif before in DEFAULTS and not word.lower().endswith(f".{before[2:]}"):
+            found[-1:] = [f"{before}={DEFAULTS[before]}", word]
         else:
             found.append(word)
     return found

@@ -207,11 +207,9 @@ def _failure(error: Exception) -> Outcome:
         ended: dict[str, State] = {"interrupted": "interrupted", "stopped": "stopped"}
         state = "diverged" if isinstance(error, DivergedError) else ended.get(error.code, "failed")
         return Outcome(state, code=error.code, sentence=str(error), exit_code=error.exit_code)
-    if isinstance(error, MemoryError | OutOfMemoryError):
-        sentence = f"it ran out of memory: {reason(error)}"
-        return Outcome("failed", code="out-of-memory", sentence=sentence, exit_code=1)
-    sentence = f"{type(error).__name__}: {reason(error)}"
-    return Outcome("failed", code="unexpected", sentence=sentence, exit_code=1)
+    is_memory = isinstance(error, MemoryError | OutOfMemoryError)
+    code, what = ("out-of-memory", "it ran out of memory") if is_memory else ("unexpected", type(error).__name__)
+    return Outcome("failed", code=code, sentence=f"{what}: {reason(error)}", exit_code=1)
 
 
 def _config(run: "Run") -> Any:

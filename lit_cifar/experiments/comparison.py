@@ -171,8 +171,8 @@ def conclusions(statistics: Mapping[str, Any], variants: Sequence[Mapping[str, A
     said, differences = [], [each["difference"] for each in statistics["variants"][1:]]
     if any(difference is None or difference["pairs"] < FEWEST for difference in differences):
         said.append(
-            f"Where fewer than {FEWEST} seeds have finished in both, nothing can be said about the difference: "
-            f"--runs {FEWEST} or more."
+            f"Nothing can be said about differences of which fewer than {FEWEST} pairs have finished: "
+            f"use --runs {FEWEST} or more."
         )
     if statistics["differences_tested"] > 1:
         said.append(

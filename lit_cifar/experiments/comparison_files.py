@@ -90,7 +90,8 @@ class Record:
         lines: dict[str, list[tuple[str, str]]] = {}
         for variant in self.variants:
             others = [f"{key.rpartition('.')[2]}={value}" for key, value in variant.varied.items() if key != budget]
-            label = f"{variant.varied[budget]} {budget.rpartition('_')[2]}"
+            unit = budget.rpartition("_")[2]  # epochs or steps
+            label = f"{variant.varied[budget]} {unit[:-1] if variant.varied[budget] == '1' else unit}"
             lines.setdefault(", ".join([variant.recipe, *others]), []).append((variant.name, label))
         return comparison_charts.budgets(content["statistics"], self.runs, lines, f"Accuracy against time on {data}")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_cifar.errors import UsageError
+from lit_cifar.experiments.values import split_values
 
 OWN = {
     "seed_everything": "use --runs, which gives every variant the same seeds",
@@ -61,27 +62,11 @@ def read_vary(text: str) -> tuple[str, list[str]]:
         raise UsageError("value-invalid", f"--vary {text} must be KEY=v1,v2,..., such as model.optimizer.lr=0.01,0.1")
     if key in OWN:
         raise UsageError("value-invalid", f"--vary {text}: {key} can't be varied; {OWN[key]}")
-    found = _split(values)
-    if "" in found:
-        raise UsageError("value-missing", f"--vary {text} has an empty value; name values between commas")
-    return key, found
-
-
-def _split(text: str) -> list[str]:
-    parts, depth, quote = [""], 0, ""
-    for letter in text:
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "\"'":
-            quote = letter
-        else:
-            depth += (letter in "[{(") - (letter in ")}]")
-        if letter == "," and not quote and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += letter
-    stripped = [part.strip() for part in parts]
-    return [part[1:-1] if re.fullmatch(r"\"[^\"]*\"|'[^']*'", part) else part for part in stripped]
+    try:
+        found = split_values(values)
+    except UsageError as error:
+        raise UsageError(error.code, f"--vary {text}: {error}") from error
+    return key, [each[1:-1] if re.fullmatch(r"\"[^\"]*\"|'[^']*'", each) else each for each in found]
 
 
 def make_variants(recipes: Sequence[str], vary: Mapping[str, Sequence[str]], flags: Sequence[str]) -> list[Variant]:

@@ -185,20 +185,6 @@ def loss(train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float]], t
 
 
 @drawing()
-def budgets(seconds: Sequence[float], accuracies: Sequence[float], epochs: Sequence[int], title: str) -> Figure:
-    """Draws the accuracy of trainings of different numbers of epochs against the seconds they took."""
-    figure, axes = _chart(title, xlabel="seconds of training and test", ylabel="accuracy on the test images")
-    axes.plot(seconds, accuracies, color=BLUE, linewidth=1.5, marker="o")
-    for x, y, number in zip(seconds, accuracies, epochs, strict=True):
-        text = f"{number} epoch{'s' if number > 1 else ''}: {y * 100:.1f} %"
-        axes.annotate(text, (x, y), (6, -12), textcoords="offset points")
-    axes.set_xlim(0, max(seconds) * 1.2)
-    axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
-    return figure
-
-
-@drawing()
 def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float) -> Figure:
     """Draws loss against learning rate, and the rate that was found."""
     title = "Loss while the learning rate rises"

@@ -4,7 +4,6 @@ import base64
 import csv
 import hashlib
 import io
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ def columns_of(runs: Sequence[Run], root: Path) -> list[Column]:
 def print_runs(runs: Sequence[Run], root: Path) -> None:
     """Prints a line for each run. A narrow terminal gets fewer columns and shorter notes, a pipe gets everything."""
     console = Console()
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else sys.maxsize
+    width = console.width if console.is_terminal else sys.maxsize
     cells = {
         column: [column.title, *(printable(column.text(run)) for run in runs)] for column in columns_of(runs, root)
     }
