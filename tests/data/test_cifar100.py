@@ -225,7 +225,9 @@ def test_coarse_labels_of_anything_else_are_refused_before_anything_is_written(c
 
 
 def test_real_is_asked_what_it_means(cli: Cli, tmp_path: Path) -> None:
-    assert cli("show", "--data.dataset=real").failed(2, "value-invalid", "--data.dataset", "did you mean cifar10")
+    result = cli("show", "--data.dataset=real")
+    assert result.failed(2, "value-invalid", "--data.dataset real", "folder or drawn", "did you mean cifar10")
+    assert "Literal" not in result.err
     assert cli("show", "--data.dataset=cifar_10").failed(2, "value-invalid", "did you mean cifar10?")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: {dataset: real}")
