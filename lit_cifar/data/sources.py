@@ -47,7 +47,7 @@ def open_images(
     labels: Labels = "fine",
     scaling: Scaling = TO_32,
 ) -> Images:
-    """Opens the images in `root`, after downloading CIFAR-10 or CIFAR-100 into it if there are none.
+    """Opens the images in `root`, after downloading CIFAR-10 or CIFAR-100 into it if they are missing.
 
     Args:
         root: A folder with `train/<class>/` and perhaps `val/<class>/` and `test/<class>/`, or with
@@ -124,7 +124,10 @@ def open_found(root: Path, kind: Kind | Literal["own"], labels: Labels, scaling:
 
 
 def _kind(root: Path, dataset: Dataset | None) -> Kind:
-    """Returns the kind of images to take, or raises UsageError if there is no such data set or `root` has others."""
+    """Returns the kind of images to take, or raises UsageError if there is no such data set or `root` has others.
+
+    A published data set may be downloaded beside the other one, but not beside pictures, which are someone's own.
+    """
     if dataset is not None and dataset not in get_args(Dataset):
         hint = "".join(f"; {hint}" for hint in [meant_dataset(dataset)] if hint)
         raise UsageError("value-invalid", f"--data.dataset {dataset} must be {either(get_args(Dataset))}{hint}")
@@ -138,7 +141,7 @@ def _kind(root: Path, dataset: Dataset | None) -> Kind:
     if not kinds and dataset == "folder":
         remedy = "put some there, or set --data.root to another folder"
         raise UsageError("data-missing", f"{root} has no pictures in train/<class>/; {remedy}")
-    if not kinds:
+    if dataset in PUBLISHED and "folder" not in kinds:
         return dataset
     fault = f"{root} holds {' and '.join(TITLES[kind] for kind in kinds)}, not {TITLES[dataset]}"
     if "folder" in kinds:
