@@ -148,7 +148,7 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     paint_pictures(tmp_path / "my-pictures", ("apple", "pear"))
     files = cifar100_files()
     publish(monkeypatch, files, b"", "cifar100")
-    write_batches(tmp_path / "data" / "cifar100", files, "cifar-100-python")
+    write_batches(tmp_path / "data", files, "cifar-100-python")
     for picture in ("photos/a.png", "shots/b.jpg", "frog.png"):
         (tmp_path / picture).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 30), "green").save(tmp_path / picture)

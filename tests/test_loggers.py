@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_cifar.report.figures import image_grid
-from lit_cifar.report.run_report import log_report
+from lit_cifar.report.loggers import log_report
 
 REPORT: dict[str, Any] = {
     "recipe": "tutorial",
