@@ -22,6 +22,7 @@ from lit_cifar.evaluation.statistics import scipy_stats
 from lit_cifar.experiments.comparison import Run, read_run
 from lit_cifar.experiments.comparison_files import Record, holds_another
 from lit_cifar.experiments.variants import (
+    OWN,
     RESERVED_BY_WINDOWS,
     Variant,
     default_name,
@@ -98,8 +99,9 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
             raise UsageError("value-invalid", f"--name {options.name} must be letters, digits, - and _, not a path")
     own = ("--vary", "--runs", "--jobs", "--name")
     for flag in flags:  # --run is nearer to --runs than to any flag of fit
-        if re.fullmatch(r"--\w+(=.*)?", flag) and (hint := meant(flag.partition("=")[0], own)):
-            raise UsageError("flag-unknown", f"there is no flag {flag.partition('=')[0]}; {hint}")
+        name = flag.partition("=")[0]
+        if re.fullmatch(r"--\w+", name) and name[2:] not in OWN and (hint := meant(name, own)):
+            raise UsageError("flag-unknown", f"there is no flag {name}; {hint}")
     return options, recipes, flags
 
 
