@@ -69,7 +69,7 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m lit_cifar compare",
         usage="%(prog)s [RECIPE ...] [--vary KEY=V1,V2,...] [options]\n"
-        "       python -m lit_cifar compare --checkpoints CHECKPOINT CHECKPOINT ... [options]",
+        "       python -m lit_cifar compare --checkpoints A B ... [options]",
         description="Train several recipes, or one with several values of a setting, with the same seeds, and say which"
         " differences are more than chance. Validation accuracy decides. What was interrupted goes on, if the same"
         " command is started again.",
