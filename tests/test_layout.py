@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "lit_cifar"
-ROOMS = ("errors", "nets", "data", "evaluation", "runs", "training", "report", "deploy", "cli")
+ROOMS = ("errors", "nets", "data", "evaluation", "runs", "training", "report", "deploy", "experiments", "cli")
 FILES = sorted(path.relative_to(PACKAGE.parent) for path in PACKAGE.rglob("*.py"))
 LONGEST = 300
 

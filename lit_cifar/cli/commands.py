@@ -17,6 +17,7 @@ COMMANDS = {
     "show": ("show", "Write a labelled grid of training images to a PNG."),
     "nets": ("nets", "List the networks: size, speed, and accuracy as published."),
     "bench": ("bench", "Train with several seeds or numbers of epochs, and compare."),
+    "sweep": ("sweep", "Search for the best settings, by Optuna."),
     "export": ("export", "Write a trained network to an ONNX, torch.export or safetensors file."),
     "demo": ("demo", "Serve a page on which to try a trained network."),
 }
