@@ -24,7 +24,6 @@ from lit_cifar.experiments.search_space import Parameter, Range, as_words, parse
 from lit_cifar.experiments.sweep_report import About
 from lit_cifar.report import tables
 from lit_cifar.runs.folder import WholeConfig
-from lit_cifar.training.classifier import LitClassifier
 
 SWEEPS = "sweeps"
 DESCRIPTION = """Search for the recipe with the highest validation accuracy, by Optuna; then train it again with three
@@ -122,7 +121,10 @@ def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
 
 
 def _tried(options: Any, parameters: list[Parameter], rest: list[str]) -> Plan:
-    words = rest if Given(rest).get("trainer.devices") not in (None, "auto") else [*rest, "--trainer.devices=1"]
+    given = Given(rest)
+    if given.own_classes:
+        raise UsageError("value-invalid", "sweep needs the network and data of a recipe, not classes of your own")
+    words = rest if given.get("trainer.devices") not in (None, "auto") else [*rest, "--trainer.devices=1"]
     first = {parameter.key: parameter.tried[0] for parameter in parameters}
     with kept_open():
         run = _build([*words, *as_words(parameters, first)])
@@ -157,8 +159,6 @@ def _tried(options: Any, parameters: list[Parameter], rest: list[str]) -> Plan:
 
 
 def _refuse_unfit(run: Run, config: str | None) -> None:
-    if not isinstance(run.model, LitClassifier):
-        raise UsageError("value-invalid", "sweep needs the network and data of a recipe, not classes of your own")
     if config is None:
         raise UsageError("value-invalid", "--trainer.fast_dev_run trains nothing to compare; leave it out")
     if not run.trainer.loggers:

@@ -89,7 +89,8 @@ def _end_with_parent() -> None:
 
 def train(job: Job) -> Outcome:
     """Does a job, in a worker."""
-    from lit_cifar.data.sources import kept_open  # imports torch
+    import lit_cifar.cli.fit  # noqa: F401  # library_settings changes what Lightning's import sets
+    from lit_cifar.data.sources import kept_open
 
     global _stays_open
     if _stays_open is None:

@@ -94,11 +94,11 @@ class _Slot:
         workers = [*(self._pool._processes or {}).values()]
         for worker in workers:
             worker.terminate()
+        self._pool.shutdown(wait=False, cancel_futures=True)  # or a worker whose training has ended would wait for more
         until = time.monotonic() + SECONDS_TO_END
         for worker in workers:
             worker.join(max(0.0, until - time.monotonic()))
             worker.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = None
         for end in (self._heard, self._said):
             end.close()

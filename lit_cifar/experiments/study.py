@@ -103,6 +103,7 @@ class Study:
         self.parameters, self._sampler, self._seed, self._pruner = parameters, sampler, seed, pruner
         self._distributions = {parameter.key: parameter.distribution() for parameter in parameters}
         try_sampler(sampler, self._distributions)
+        pruning = make_pruner(pruner)
         refuse_foreign(self.path)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class Study:
                 study_name=names[0] if names else folder.name,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=make_pruner(pruner),
+                pruner=pruning,
             )
             about = {"search": {parameter.key: str(parameter) for parameter in parameters}, "settings": settings}
             about = json.loads(json.dumps(about))

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -56,8 +56,8 @@ class SweepLines:
         left = max(0, self._trials - len(ended))
         if left and (seconds := [each.seconds for each in ended if each.seconds is not None]):
             whole = [each.seconds for each in ended if each.state == "complete" and each.seconds is not None]
-            until = min(fmean(seconds) * left / self._jobs, max(0.0, most_seconds))
-            until += fmean(whole or seconds) * AGAIN / min(self._jobs, AGAIN)
+            until = min(median(seconds) * left / self._jobs, max(0.0, most_seconds))
+            until += median(whole or seconds) * AGAIN / min(self._jobs, AGAIN)
             parts.append(f"{left} left, about {duration(until)}")
         self.say("; ".join(parts))
 
