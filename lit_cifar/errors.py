@@ -38,6 +38,12 @@ def meant(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else ""
 
 
+def either(choices: Iterable[str]) -> str:
+    """Returns `squeeze, crop or pad`."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def listed(names: Iterable[str], most: int = 10) -> str:
     """Returns the first names, and how many there are if there are more."""
     names = [*names]

@@ -87,6 +87,7 @@ def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any
             "dataset": "folder",
             "data_root": "data",
             "net": "lit_cifar.nets.tutorial.Net",
+            "net_name": "Net",
             "parameters": 1,
             "epochs": 1,
             "steps": 1,
@@ -103,6 +104,12 @@ def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any
             "images_per_second": None,
             "test_loss": 1.0,
             "test_accuracy": 0.5,
+            "test_accuracy_interval": [0.4, 0.6],
+            "date": "2026-11-28T12:00:00+01:00",
+            "checkpoint": None,
+            "checkpoint_epoch": 1,
+            "chosen_by": "last weights",
+            "val_accuracy": None,
             "versions": {},
         }
     )
@@ -117,7 +124,6 @@ def draw_one_of_each(folder: Path) -> list[Path]:
         "classes": charts.per_class(report, "Classes"),
         "confusion": charts.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
         "loss": charts.loss(curve(150), [(150, 1.1)], "Loss"),
-        "budgets": charts.budgets([1.0, 2.0], [0.5, 0.6], [1, 2], "Budgets"),
         "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]

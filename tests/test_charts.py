@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,11 +180,13 @@ def test_the_figure_of_the_classes_tells_its_three_measures_by_shape_and_what_is
     report = some_answers()
     figure = charts.per_class(report, "Classes")
     lines = figure.axes[0].lines
-    for line, measure in zip(lines, ("precision", "recall", "f1"), strict=True):
+    for line, measure in zip(lines[:3], ("precision", "recall", "f1"), strict=True):
         values = [float("nan") if value is None else value for value in report[f"class_{measure}"].values()]
         assert np.array_equal(line.get_xdata(), values, equal_nan=True)
-    assert len({str(line.get_marker()) for line in lines}) == 3
+    assert len({str(line.get_marker()) for line in lines[:3]}) == 3
     assert texts(figure).count("never predicted") == 1
+    drawn = [np.asarray(line.get_xdata()).tolist() for line in lines[3:]]  # the intervals of recall
+    assert drawn == [[*bounds] for bounds in report["class_accuracy_interval"].values()]
 
 
 @pytest.mark.parametrize(
@@ -201,16 +204,10 @@ def test_no_two_names_of_the_figure_of_the_classes_overlap(names: tuple[str, ...
 def test_of_more_than_100_classes_those_with_the_lowest_f1_are_shown() -> None:
     names = [f"{i:03d}" for i in range(110)]
     scores = {name: (i * 37 % 110) / 110 for i, name in enumerate(names)}
-    report = {f"class_{score}": scores for score in ("precision", "recall", "f1")}
+    report: dict[str, Any] = {f"class_{score}": scores for score in ("precision", "recall", "f1")}
+    report |= {"class_accuracy_interval": dict.fromkeys(names)}
     labels = charts.per_class(report, "Classes").axes[0].get_yticklabels()
     assert [label.get_text() for label in labels] == sorted(names, key=lambda name: scores[name])[:100]
-
-
-def test_the_chart_of_budgets_has_a_point_with_its_epochs_and_accuracy_for_each_training() -> None:
-    figure = charts.budgets([10.0, 42.0], [0.512, 0.7], [1, 4], "Budgets")
-    (line,) = figure.axes[0].lines
-    assert np.asarray(line.get_xydata()).tolist() == [[10, 0.512], [42, 0.7]]
-    assert {"1 epoch: 51.2 %", "4 epochs: 70.0 %"} <= set(texts(figure))
 
 
 def test_the_chart_of_learning_rates_marks_the_one_that_was_found() -> None:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.evaluation.confidence import RANKED, calibration, describe, read_answers
-from lit_cifar.evaluation.metrics import class_scores, computed, evaluating, metrics, percent
+from lit_cifar.evaluation.metrics import class_scores, computed, evaluating, metrics
+from lit_cifar.evaluation.percentage import percent
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
 from lit_cifar.nets.tutorial import Net
 

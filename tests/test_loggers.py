@@ -10,14 +10,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_cifar.report.figures import image_grid
-from lit_cifar.report.run_report import log_report
+from lit_cifar.report.loggers import log_report
 
 REPORT: dict[str, Any] = {
     "recipe": "tutorial",
     "dataset": "folder",
     "data_root": None,
     "seed": 3,
-    "net": "lit_cifar.nets.tutorial.Net",
+    "net": "lit_cifar.nets.timm.Timm",
+    "net_name": "Timm resnet18",
     "parameters": 62006,
     "epochs": 2,
     "steps": 28,
@@ -28,7 +29,7 @@ REPORT: dict[str, Any] = {
     "confusion_matrix": [[1]],
 }
 OPTIMIZER = {"class_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
-CARD = {"recipe": "tutorial", "net": "Net", "seed": 3, "batch_size": 4, "optimizer": "SGD", "lr": 0.01}
+CARD = {"recipe": "tutorial", "net": "Timm resnet18", "seed": 3, "batch_size": 4, "optimizer": "SGD", "lr": 0.01}
 
 
 class ImageLogger(CSVLogger):

@@ -116,8 +116,8 @@ def test_the_table_of_the_page_has_a_row_of_counts_and_scores_for_each_class() -
     rows = re.findall(r"<tr><td>(.*?)</tr>", rendered, re.DOTALL)
     cells = [[" ".join(re.sub(r"<[^>]*>", " ", cell).split()) for cell in row.split("<td>")] for row in rows]
     assert cells == [
-        ["a", "4", "50.0 %", "100.0 %", "66.7 %"],
-        ["b", "1", "100.0 %", "33.3 %", "50.0 %"],
+        ["a", "4", "50.0 % 15.0–85.0", "100.0 %", "66.7 %"],
+        ["b", "1", "100.0 % 20.7–100.0", "33.3 %", "50.0 %"],
         ["c", "0", "–", "–", "–"],
     ]
     assert re.findall(r'"width: ([\d.]+)%"', rendered) == ["50.0", "100.0", "0"]

@@ -17,6 +17,7 @@ from lit_cifar.nets.tutorial import Net
 Fit = Callable[..., Result]
 CALLBACKS = "pytorch_lightning.callbacks."
 METRICS = ("val/loss", "val/accuracy", "val_class/plane", "val_class/car", "val_class/bird")
+ACCURACY = "validation accuracy"
 
 
 class LogsItsOwn(pl.Callback):
@@ -120,14 +121,16 @@ def test_every_validation_in_the_middle_of_an_epoch_shows_its_accuracy_once(fit:
     assert result.code == 0, result.err
     lines = [line for line in result.out.splitlines() if line.startswith("[")]
     # of 9 batches in an epoch: after the 4th, 8th, 12th and 16th of all, which are 4, 8, and 3 and 7 of the second
-    places = {line.split("]")[0].split(",")[1].strip(): "validation accuracy" in line for line in lines}
+    places = {line.split("]")[0].split(",")[1].strip(): ACCURACY in line for line in lines}
     assert [line[1] for line in lines] == ["1", "1", "1", "2", "2", "2"]
     assert places == {"4": True, "8": True, "9": False, "3": True, "7": True}
 
 
-def test_a_validation_at_the_last_step_is_shown_once(fit: Fit) -> None:
-    result = fit("--trainer.max_epochs=-1", "--trainer.max_steps=4", "--trainer.val_check_interval=2")
+def test_a_line_repeats_nothing_that_one_of_the_same_step_has_told(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_cifar.training.callbacks.progress.STEPS_BETWEEN_LINES", 3)
+    result = fit("--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2")
     assert result.code == 0, result.err
     lines = [line for line in result.out.splitlines() if line.startswith("[")]
-    assert [line.split("]")[0] for line in lines] == ["[1,     2", "[1,     4"]
-    assert all("validation accuracy" in line for line in lines)
+    places = [line.split(",")[1].split(":")[0].strip() for line in lines]
+    assert places == ["2] loss", "3] loss", "4] loss", "6] loss", f"6] {ACCURACY}"]
+    assert [ACCURACY in line for line in lines] == [True, False, True, False, True]

@@ -254,6 +254,8 @@ def test_images_of_every_class_whiten_a_network_although_a_folder_is_sorted_by_c
         (["--model.confidence_threshold=0"], "value-out-of-range", "--model.confidence_threshold 0.0"),
         (["--model.optimizer.lr=-1"], "optimizer-refused", "Muon"),
         (["--model.lr_scheduler.rise=1"], "schedule-refused", "rise 1.0"),
+        (["--model.lr_scheduler=CosineWithWarmup", "--model.lr_scheduler.warmup=1.5"], "schedule-refused", "1.5"),
+        (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=0"], "schedule-refused", "step_size 0"),
         (["--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"], "schedule-refused", "--trainer.max_epochs"),
     ],
 )
@@ -262,6 +264,7 @@ def test_a_value_that_can_not_be_is_refused(
 ) -> None:
     result = cli("fit", *SMALL, f"--data.root={pictures}", f"--trainer.default_root_dir={tmp_path}", *words)
     assert result.failed(2, error, name)
+    assert not (tmp_path / "lightning_logs").exists()
 
 
 @pytest.mark.parametrize("flag", ["--model.test_time_augmentation=rotate", "--seed_everything=true"])

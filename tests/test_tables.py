@@ -8,6 +8,7 @@ import torch
 from conftest import refused
 
 from lit_cifar.errors import UserError
+from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.report import tables
 
 
@@ -32,26 +33,41 @@ def test_each_class_has_its_accuracy_and_a_bar_of_its_length(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    accuracies = {"cat": 1.0, "[bold]:car:": 0.5, "dog": 0.0}
-    tables.print_accuracies("test images", 24, 0.99951, accuracies, "the folder [b]")
+    matrix = [[2998, 0, 0], [1, 1, 0], [0, 0, 0]]
+    scores = class_scores(torch.tensor(matrix), ["cat", "[bold]:car:", "dog"])
+    tables.print_accuracies("test images", matrix, scores, "the folder [b]")
     first, second, _, *rows = capsys.readouterr().out.splitlines()
-    assert "24 test images: >99.9 %" in first
+    assert "3000 test images: >99.9 % (95 % interval: 99.8–100.0)" in first  # by scipy's binomtest
     assert "the folder [b]:" in second
     assert [row.split() for row in rows] == [
-        ["cat", "100.0", "%", "█" * 30],
-        ["[bold]:car:", "50.0", "%", "█" * 15],
-        ["dog", "0.0", "%"],
+        ["cat", "100.0", "%", "99.9–100.0", "█" * 30],
+        ["[bold]:car:", "50.0", "%", "9.5–90.5", "█" * 15],
     ]
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_numbers_of_classes_with_long_names_are_never_cut(
+    columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    scores = class_scores(torch.tensor([[1, 1], [2, 6]]), ["a long name " * 7, "b"])
+    tables.print_accuracies("test images", [[1, 1], [2, 6]], scores, "the folder [b]")
+    *_, first, second = capsys.readouterr().out.splitlines()
+    assert "50.0 %" in first and "9.5–90.5" in first and "75.0 %" in second and "40.9–92.9" in second
+    assert max(len(first), len(second)) <= columns
 
 
 def test_a_hundred_classes_stand_in_blocks_beside_each_other(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    tables.print_accuracies("test images", 100, 0.5, {f"a_name_{i}": i / 100 for i in range(100)}, "CIFAR-100")
+    matrix = torch.arange(100).diag()
+    matrix[:, 0] += 100 - torch.arange(100)
+    scores = class_scores(matrix, [f"a_name_{i}" for i in range(100)])
+    tables.print_accuracies("test images", matrix.tolist(), scores, "CIFAR-100")
     _, _, _, *rows = capsys.readouterr().out.splitlines()
-    assert len(rows) == 34  # three blocks
-    assert rows[1].split() == ["a_name_1", "1.0", "%", "a_name_35", "35.0", "%", "a_name_69", "69.0", "%"]
+    assert len(rows) == 50  # two blocks
+    assert rows[1].split() == ["a_name_1", "1.0", "%", "0.2–5.4", "a_name_51", "51.0", "%", "41.3–60.6"]
 
 
 def test_a_table_of_predictions_shows_the_first_files_and_where_the_others_are(

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Timer
 from lit_cifar.errors import UsageError, UserError, reason
 
 LARGEST = 2**63 - 1  # torch's integers
+LONGEST_NOTE = 500  # characters
 PROCESSES_PER_CORE = 8  # the most that --trainer.devices may start on a CPU
 OURS = ("seed_everything", "recipe", "resume", "checkpoint_seconds", "fast_precision")
 OPTIONAL = ("dataset", "mirrors", "train_labels", "eval_batch_size", "transform", "lr_scheduler")
@@ -74,13 +75,24 @@ def check_values(config: Any) -> None:
 
 def check_name(flag: str, name: str) -> None:
     """Raises UsageError for a name that a folder can't have everywhere."""
-    why = (
-        "" if re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", name) else "must be a name of letters, digits, - and _, not a path"
-    )
-    if re.fullmatch(RESERVED_BY_WINDOWS, name):
+    why = ""
+    if not re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", name):
+        why = "must be a name of letters, digits, - and _, not a path"
+    elif re.fullmatch(RESERVED_BY_WINDOWS, name):
         why = "can't be a folder on Windows; use another"
     if why:
         raise UsageError("value-out-of-range", f"--{flag} {name} {why}")
+
+
+def checked_note(note: str | None) -> str | None:
+    """Returns `--note` in one line, or raises UsageError if it is empty or too long."""
+    text = None if note is None else " ".join(note.split())
+    if text == "":
+        raise UsageError("value-missing", "--note is empty; add a text, or leave the flag out")
+    if text and len(text) > LONGEST_NOTE:
+        sentence = f"--note has {len(text):,} characters; use at most {LONGEST_NOTE}"
+        raise UsageError("value-out-of-range", sentence)
+    return text
 
 
 def check_numbers(config: Any) -> None:

@@ -1,8 +1,7 @@
-"""From the words of a command line to data, model, callbacks and Trainer; `build` is the whole way, top to bottom."""
+"""From the words of a command line to data, model, callbacks and Trainer: `parse`, then the rest of `build`."""
 
 import copy
 import os
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateFinder, StochasticWeightAveraging
 from pytorch_lightning.loggers import Logger
 
-from lit_cifar.cli.arguments import check_values
+from lit_cifar.cli.arguments import check_values, checked_note
 from lit_cifar.cli.net_arguments import (
     complete_class_paths,
     described,
@@ -32,10 +31,12 @@ from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.card import describe
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, readable
-from lit_cifar.runs.folder import RUNS, RunLogger, WholeConfig
+from lit_cifar.runs.folder import RunLogger, WholeConfig
 from lit_cifar.runs.network import default_loss, default_net
+from lit_cifar.runs.state import RUNS
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
 from lit_cifar.training.callbacks.requirements import refuse_overwriting, require_metrics
+from lit_cifar.training.callbacks.run_state import RunStateWriter
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.initial_weights import take_weights
 from lit_cifar.training.preparation import chosen_device, fast_precision
@@ -55,11 +56,20 @@ class Run(NamedTuple):
     best: BestCheckpoint | None  # None if nothing is held out to measure weights on
 
 
-def build(command: str, words: list[str], description: str) -> Run:
-    """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
+class Parsed(NamedTuple):
+    """What a command line says."""
 
-    Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
-    """
+    parser: Parser
+    config: Namespace
+    given: Given
+    start: Checkpoint | None  # to start from
+    weights: Checkpoint | None  # whose weights a new training takes
+    note: str | None
+    chosen_precision: bool  # by the hardware
+
+
+def parse(command: str, words: list[str], description: str) -> Parsed:
+    """Checks every word, key and type; no class is made, and no image is read."""
     is_default = command == "fit" and not {"-c", "--config"} & {word.partition("=")[0] for word in words}
     if is_default:
         words = [f"--config={recipes_folder() / 'tutorial.yaml'}", "--data.dataset=auto", *words]
@@ -67,7 +77,6 @@ def build(command: str, words: list[str], description: str) -> Run:
     complete_class_paths(given)
     weights = initial_weights(command, given)
     start = starting_checkpoint(command, given)
-    is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     if is_default and (start or weights):  # nobody has named the tutorial's network
         for recipe in given.recipes.values():
             del recipe["model"]["net"]
@@ -79,8 +88,19 @@ def build(command: str, words: list[str], description: str) -> Run:
         config.trainer.precision = fast_precision(chosen_device(config.trainer.accelerator))
     if config.trainer.default_root_dir:
         config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir).expanduser())
-    config.ckpt_path, config.resume = None, "never"  # so that config.yaml repeats the run from its beginning
+    note = checked_note(config.note)
+    config.ckpt_path, config.resume, config.note = None, "never", None  # config.yaml repeats the run from its beginning
     config.init_from = str(weights.path) if weights else start.card.init_from if start and command == "fit" else None
+    return Parsed(parser, config, given, start, weights, note, chosen)
+
+
+def build(command: str, words: list[str], description: str) -> Run:
+    """Makes what a command needs; nothing is written before network, loss and optimizer have been tried.
+
+    Raises UsageError for a wrong word, recipe or value, and UserError for a file that is damaged or can't be had.
+    """
+    parser, config, given, start, weights, note, chosen = parse(command, words, description)
+    is_resumed = command == "fit" and start is not None and start.path.name == "last.ckpt"
     pl.seed_everything(config.seed_everything, workers=True, verbose=False)
     path = str(start.path) if start else None
     if given.own_classes and weights:
@@ -90,6 +110,8 @@ def build(command: str, words: list[str], description: str) -> Run:
     if given.own_classes:
         made = parser.make(config)
         callbacks = [*_asked(made.trainer.callbacks), WholeConfig(parser.dump(config, skip_unset=False))]
+        if command == "fit" and not made.trainer.fast_dev_run:
+            callbacks.append(RunStateWriter(note))
         return Run(_trainer(made.trainer, callbacks=callbacks), made.model, made.data, path, None)
 
     if start and command != "fit" and start.card.mean and config.data.normalize == "data":
@@ -118,7 +140,7 @@ def build(command: str, words: list[str], description: str) -> Run:
 
     callbacks = _asked(made.trainer.callbacks)
     if command == "fit":
-        _check_states(model, callbacks)
+        _check_states(callbacks)
     if any(isinstance(callback, FINDERS) for callback in callbacks):
         if start and any(isinstance(callback, LearningRateFinder) for callback in callbacks):
             model.lr = start.card.optimizer["init_args"].get("lr")
@@ -137,6 +159,8 @@ def build(command: str, words: list[str], description: str) -> Run:
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
     if not made.trainer.fast_dev_run:
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
+        if command == "fit":
+            callbacks.append(RunStateWriter(note))
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
     logger = _loggers(made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)
@@ -169,17 +193,14 @@ def _described(config: Any, made: Any) -> dict[str, Any]:
     }
 
 
-def _check_states(model: LitClassifier, callbacks: list[Any]) -> None:
-    """Raises UsageError if the state of a callback or of the schedule, as far as it is known, can't be written."""
-    states: list[tuple[str, Any]] = []
-    with suppress(Exception):  # a schedule may need the length of the training, and is then tried when it begins
-        schedule: Any = model.make_lr_scheduler and model.make_lr_scheduler(model.new_optimizer())
-        states.append((type(schedule).__name__, schedule.state_dict()))
+def _check_states(callbacks: list[Any]) -> None:
+    """Raises UsageError if the state of a callback, as far as it is known, can't be written."""
     for callback in callbacks:
-        with suppress(Exception):  # as may a callback
-            states.append((type(callback).__name__, callback.state_dict()))
-    for name, state in states:
-        readable(state, name)
+        try:
+            state = callback.state_dict()
+        except Exception:  # it may need the training, and is then tried when that begins
+            continue
+        readable(state, type(callback).__name__)
 
 
 def _parser(

@@ -8,6 +8,7 @@ from rich.console import Console
 from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.cli.start import load
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
+from lit_cifar.runs.card import net_name
 
 
 def main(argv: list[str]) -> None:
@@ -24,7 +25,7 @@ def main(argv: list[str]) -> None:
     images, what = check_images(classifier, config.data.root)
     with Console(file=sys.stderr).status(f"Exporting {path}"):  # this stream: torch's output is redirected meanwhile
         written, difference = export(classifier, config.format, output, images)
-    print(f"Checkpoint: {path}, {type(classifier.net).__name__}, {len(classifier.classes)} classes")
+    print(f"Checkpoint: {path}, {net_name(classifier.described['net'])}, {len(classifier.classes)} classes")
     same = f"same predictions as LitClassifier.predict, probabilities within {difference:.1g}"
     print(f"Checked on {len(images):,} {what}: {same}")
     for file in written:

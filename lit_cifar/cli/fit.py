@@ -1,6 +1,7 @@
 """`python -m lit_cifar fit`, and what measures a checkpoint: `validate`, `test`, and `predict` without a path."""
 
 from contextlib import ExitStack
+from pathlib import Path
 
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import Run, build
@@ -9,6 +10,7 @@ from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.tested import Tested
 from lit_cifar.training.trainer import naming_lost_ranks
 
 DESCRIPTIONS = {
@@ -40,8 +42,7 @@ def carry_out(command: str, run: Run, tests: bool = True) -> None:
         if command != "fit" or not reports or run.trainer.interrupted:
             return
         assert isinstance(run.model, LitClassifier)
-        if run.best is not None and run.best.best_model_path:
-            run.model.load_state_dict(read_checkpoint(run.best.best_model_path).content["state_dict"])
+        _take_tested_weights(run, run.model)
         if not tests or not len(run.model.datamodule.images.test.labels):
             if run.trainer.is_global_zero:
                 trained = run.model.record.trained
@@ -50,3 +51,14 @@ def carry_out(command: str, run: Run, tests: bool = True) -> None:
                     tables.print_untested(run.model.datamodule.root)
             return
         run.trainer.test(run.model, datamodule=run.data, verbose=False)
+
+
+def _take_tested_weights(run: Run, model: LitClassifier) -> None:
+    """Loads the best weights on validation after a training, or leaves the last if nothing was held out."""
+    if run.best is not None and run.best.best_model_path:
+        best = read_checkpoint(run.best.best_model_path)
+        model.load_state_dict(best.content["state_dict"])
+        model.tested = Tested.of(best.path, best.history["trained"], best.history.get("validated"))
+        return
+    last = Path(run.trainer.log_dir or run.trainer.default_root_dir, "checkpoints", "last.ckpt")
+    model.tested = Tested.of(last if last.exists() else None, model.record.trained, model.record.validated)

@@ -5,6 +5,7 @@ import difflib
 import re
 import shutil
 import textwrap
+from ast import literal_eval
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -12,9 +13,7 @@ from typing import Any, Literal, NoReturn
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
 from lit_cifar.cli.recipes import SECTIONS, Given
-from lit_cifar.data.sources import meant_dataset
-from lit_cifar.errors import UsageError, UserError
-from lit_cifar.runs.network import named_objects
+from lit_cifar.errors import UsageError, UserError, either, meant
 
 UNKNOWN = re.compile(r"unrecognized arguments: ([^\s=]+)|(?:Option|accept option) '(.*?)'")
 NOISE = re.compile(
@@ -22,6 +21,9 @@ NOISE = re.compile(
     r"Subclass types expect|a class path \(str\)|Given value type:|Given value: \[?Namespace"
 )
 """Lines of jsonargparse's messages that say nothing about the value."""
+WRONG = re.compile(r"(Expected a .*?)(?:; Given|\. Got) value: (.*)")
+INNER = re.compile(r"""Problem with given class_path '[^']*': Parser key "([\w.]+)": (.*)""")
+KINDS = {"int": ["an integer"], "float": ["a number"], "bool": ["true", "false"]}
 FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
 FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
 """The flags of the Trainer that `--help` shows before the others."""
@@ -61,10 +63,7 @@ class Parser(ArgumentParser):
         if match := re.match(r'Parser key "(.*?)":(.*)', sentence, re.DOTALL):
             source = self.given.source(match[1])
             code = "recipe-invalid" if source.startswith("--config") else code
-            text = one_line(match[2])
-            if match[1] == "data.dataset" and (hint := meant_dataset(text.rpartition(": ")[2])):
-                text += f"; {hint}"
-            raise UsageError(code, f"{source}: {text}") from ex
+            raise UsageError(code, _plain(source, one_line(match[2]))) from ex
         raise UsageError(code, one_line(sentence)) from ex
 
     def refuse_unknown_keys(self, recipe: dict[str, Any], source: str) -> None:
@@ -109,7 +108,8 @@ class Parser(ArgumentParser):
     def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
         for group in self._action_groups:
             shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-            shown = [action for action in shown if not action.option_strings[0].endswith(".help")]
+            # what has no flag is explained in the usage
+            shown = [a for a in shown if a.option_strings and not a.option_strings[0].endswith(".help")]
             shown = [action for action in shown if action.metavar != "CONFIG"]
             shown.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
             yield group.title or "options", [action for action in shown if action.dest not in OPTIMIZER]
@@ -128,6 +128,8 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
     seconds = "Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit)."
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
+    note = "What to remember about the run: shown by the command runs and in its report (fit)."
+    add("--note", type=str, metavar="TEXT", help=note)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
 
@@ -147,8 +149,32 @@ def one_line(message: str) -> str:
     return text.replace(":;", ":").rstrip(".:")
 
 
+def _plain(source: str, text: str) -> str:
+    """Returns jsonargparse's message as `--data.resize foo must be squeeze, crop or pad`, or as it is."""
+    while inner := INNER.fullmatch(text):
+        source, text = f"{source}.{inner[1]}", inner[2]
+    match, choices = WRONG.fullmatch(text), list[str]()
+    for kind in match[1].split("; ") if match else ():
+        kind = kind.removeprefix("Expected a ")
+        if not kind.startswith("Literal[") and kind not in KINDS:
+            return f"{source}: {text}"
+        choices += KINDS.get(kind) or map(str, literal_eval(kind.removeprefix("Literal")))
+    if not match:
+        return f"{source}: {text}"
+    if "a number" in choices:
+        choices = [choice for choice in choices if choice != "an integer"]
+    hint = meant(match[2], choices)
+    if source.endswith("data.dataset"):
+        from lit_cifar.data.sources import meant_dataset  # imports torch, which not all commands need: 2 s
+
+        hint = meant_dataset(match[2])
+    return f"{source} {match[2]} must be {either(choices)}" + (f"; {hint}" if hint else "")
+
+
 def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
     """Makes an object of a class that the user names; a refusal of its own names the class."""
+    from lit_cifar.runs.network import named_objects
+
     try:
         return class_type(*args, **named_objects(class_type, kwargs))
     except (UserError, OSError):

@@ -23,7 +23,7 @@ BEFORE_TORCH = {
     # cores an epoch at batch 64 takes 5 s instead of up to 27
     "GOMP_SPINCOUNT": "4000",
 }
-SUBSTITUTES = {"█": "#", "…": "...", "×": "x", "–": "-", "±": "+-"}
+SUBSTITUTES = {"█": "#", "…": "...", "×": "x", "–": "-", "±": "+-", "★": "*"}
 LEVELS = {
     "pytorch_lightning": logging.WARNING,  # no tips, no list of devices, no "`Trainer.fit` stopped"
     "lightning_fabric": logging.WARNING,
@@ -76,7 +76,7 @@ def library_settings() -> Iterator[None]:
         for logger, level in ((logging.getLogger(name), level) for name, level in LEVELS.items()):
             stack.callback(logger.setLevel, logger.level)
             logger.setLevel(level)
-        if "pytorch_lightning" in sys.modules:  # bench has no use for it
+        if "pytorch_lightning" in sys.modules:
             from torch import distributed
 
             from lit_cifar.runs.folder import quiet_about_disk_errors

@@ -9,8 +9,9 @@ from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint, newest_checkpoint
-from lit_cifar.runs.folder import RUNS, hold
+from lit_cifar.runs.folder import hold
 from lit_cifar.runs.network import own_net
+from lit_cifar.runs.state import RUNS
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.predictor import require_normalization
 

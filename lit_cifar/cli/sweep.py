@@ -4,7 +4,6 @@ The study is the truth: a sweep may be killed at any moment, and the same comman
 trains the best recipe again, with other seeds.
 """
 
-import json
 import math
 import signal
 import time
@@ -13,7 +12,7 @@ from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +21,8 @@ from lit_cifar.cli.worker_process import Job, Outcome
 from lit_cifar.cli.workers import Workers
 from lit_cifar.data.files import write_whole
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import percent
+from lit_cifar.experiments.comparison import read_run
 
 if TYPE_CHECKING:
     from lit_cifar.experiments.study import Study, Trial
@@ -145,7 +145,6 @@ def _finish(asked: Plan, study: "Study", lines: "SweepLines", workers: Workers) 
 def _train_again(asked: Plan, lines: "SweepLines", workers: Workers, recipe: Path) -> list["Again"]:
     """Trains a recipe with other seeds, and tests it."""
     from lit_cifar.experiments.sweep_lines import AGAIN
-    from lit_cifar.experiments.sweep_report import Again
 
     seeds = [(asked.about.seed + i) % 2**32 for i in range(1, AGAIN + 1)]
     lines.say(f"Trains the best recipe again, with the seeds {', '.join(map(str, seeds))}")
@@ -165,19 +164,21 @@ def _train_again(asked: Plan, lines: "SweepLines", workers: Workers, recipe: Pat
             if outcome.state == "interrupted":
                 raise _interrupted(f"{job.name} was {outcome.sentence.partition(';')[0]}", outcome.exit_code)
             bar.update(tasks[job.name], completed=1.0)
-            report = _report_in(outcome.run) if outcome.run and asked.tests else {}
-            val = report.get("val_accuracy") if outcome.val_accuracy is None else outcome.val_accuracy
-            run = (outcome.run or job.folder).relative_to(asked.folder).as_posix()
-            why = "" if outcome.state == "finished" else outcome.sentence
-            again.append(Again(jobs[job], outcome.state, val, report.get("test_accuracy"), run, why))
+            again.append(_again(asked, jobs[job], outcome))
             lines.again(again[-1])
     return sorted(again, key=lambda run: seeds.index(run.seed))
 
 
-def _report_in(run: Path) -> dict[str, Any]:
+def _again(asked: Plan, seed: int, outcome: Outcome) -> "Again":
+    from lit_cifar.experiments.sweep_report import Again
+
+    if outcome.state != "finished" or outcome.run is None:
+        return Again(seed, outcome.state, reason=outcome.sentence)
+    folder = outcome.run.relative_to(asked.folder).as_posix()
+    if not asked.tests:
+        return Again(seed, "finished", outcome.val_accuracy, folder=folder)
     try:
-        report = json.loads((run / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        sentence = f"{run / 'report.json'} can't be read; move its folder away, and the same command trains it again"
-        raise UserError("report-missing", sentence) from error
-    return report if isinstance(report, dict) else {}
+        run = read_run("", seed, outcome.run, asked.folder)
+    except UserError as error:
+        return Again(seed, "failed", folder=folder, reason=str(error))
+    return Again(seed, "finished", run.val_accuracy, run.test_accuracy, folder)

@@ -15,6 +15,7 @@ import yaml
 
 from lit_cifar.cli.arguments import check_name, refusals_of_lightning
 from lit_cifar.cli.build import Run, build
+from lit_cifar.cli.commands import HELP
 from lit_cifar.cli.parser import Parser
 from lit_cifar.cli.recipes import Given
 from lit_cifar.data.datamodule import CIFAR10DataModule
@@ -22,6 +23,7 @@ from lit_cifar.data.sources import kept_open
 from lit_cifar.errors import UsageError, meant, require
 from lit_cifar.experiments.search_space import Parameter, Range, as_words, parse_search
 from lit_cifar.experiments.sweep_report import About
+from lit_cifar.experiments.variants import flat, recipes_among
 from lit_cifar.report import tables
 from lit_cifar.runs.folder import WholeConfig
 
@@ -39,7 +41,7 @@ FLAGS = {  # type, default, help
 }
 OF_THE_SWEEP = {"--ckpt_path": "trains anew", "--resume": "goes on by itself", "--print_config": "prints no config"}
 """Flags of fit that a sweep doesn't pass on, and what it does."""
-PLACES = ("ckpt_path", "resume", "trainer.default_root_dir", "trainer.enable_progress_bar")
+PLACES = ("ckpt_path", "resume", "note", "trainer.default_root_dir", "trainer.enable_progress_bar")
 """Keys of config.yaml that are no settings of a training."""
 
 
@@ -90,33 +92,25 @@ def plan(words: list[str]) -> Plan:
 
 def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     """Returns flags of the sweep, values of --search, and flags of fit with the recipe as --config."""
-    own, searches, rest, recipes = [], [], [], []
-    waiting, before = iter(words), ""
+    own: list[str] = []
+    searches: list[str] = []
+    others: list[str] = []
+    waiting = iter(words)
     for word in waiting:
         flag, equals, value = word.partition("=")
-        is_value, before = before.startswith("-") and "=" not in before, word
-        if is_value:
-            rest.append(word)
-        elif flag == "--search":
+        if flag == "--search":
             searches.append(value if equals else next(waiting, ""))
-            before = ""
-        elif flag in FLAGS or flag in ("-h", "--help"):
-            own.append(word)
-            if flag in FLAGS and not equals:
-                own += islice(waiting, 1)
-            before = ""
-        elif word.endswith((".yaml", ".yml")) and not word.startswith("-"):
-            recipes.append(word)
+        elif flag in FLAGS or flag in HELP:
+            own += [word, *islice(waiting, flag in FLAGS and not equals)]
         else:
-            rest.append(word)
+            others.append(word)
+    recipes, rest = recipes_among(others)
     for flag, what in OF_THE_SWEEP.items():
         if any(word.partition("=")[0] == flag for word in rest):
             raise UsageError("value-invalid", f"{flag} is not for a sweep, which {what}; leave it out")
-    recipes += Given(rest).flags("--config", "-c")
-    if len(recipes) > 1:
-        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(recipes)}; use one of them")
-    if recipes and not Given(rest).recipes:
-        rest.insert(0, f"--config={recipes[0]}")
+    rest = [*(f"--config={recipe}" for recipe in recipes), *rest]
+    if len(named := Given(rest).flags("--config", "-c")) > 1:
+        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(named)}; use one of them")
     return own, searches, rest
 
 
@@ -153,7 +147,8 @@ def _tried(options: Any, parameters: list[Parameter], rest: list[str]) -> Plan:
         options.pruner,
         content["seed_everything"],
     )
-    settings = {key: value for key, value in _flat("", content).items() if key not in PLACES}
+    settings = {"seed_everything": about.seed, **flat(content)}
+    settings = {key: value for key, value in settings.items() if key not in PLACES}
     folder = Path(content["trainer"]["default_root_dir"] or ".") / SWEEPS / name
     return Plan(options, found, words, settings, folder, about, len(run.data.images.test.labels) > 0)
 
@@ -185,13 +180,6 @@ def _with_type(parameter: Parameter, words: list[str]) -> Parameter:
 def _build(words: list[str]) -> Run:
     with redirect_stdout(io.StringIO()), refusals_of_lightning():
         return build("fit", words, "")
-
-
-def _flat(prefix: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {prefix: value}
-    parts = (_flat(f"{prefix}.{key}" if prefix else str(key), inner) for key, inner in value.items())
-    return {key: inner for part in parts for key, inner in part.items()}
 
 
 def complete_recipe(words: list[str], comment: str) -> str:

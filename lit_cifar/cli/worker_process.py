@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -60,6 +60,16 @@ class Outcome:
     exit_code: int = 0
 
 
+@dataclass(frozen=True)
+class Checked:
+    """What a job would train on, or why it is refused."""
+
+    refusal: Outcome | None = None
+    data: dict[str, Any] = field(default_factory=dict)
+    """`title`, `classes`, numbers of `train`, `val` and `test` images, and `why_drawn`; empty for modules of a user's
+    own, which write no report."""
+
+
 _said: Connection | None = None  # of a worker: to tell its parent how far it is
 
 
@@ -89,6 +99,45 @@ def _end_with_parent() -> None:
 
 def train(job: Job) -> Outcome:
     """Does a job, in a worker."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with _prepared(job.folder / "output.txt"):
+        until = time.monotonic() + SECONDS_TO_END
+        while True:
+            outcome = _outcome(job)
+            if outcome.code != "run-locked" or time.monotonic() > until:
+                break
+            time.sleep(1)  # the worker of a command that was just killed still writes its checkpoint
+        if outcome.sentence:
+            print(f"lit_cifar: {outcome.sentence} [{outcome.code}]", file=sys.stderr)
+        return outcome
+
+
+def check(job: Job) -> Checked:
+    """Tries everything that `fit` tries before it writes, in a worker: words, images, network, loss and optimizer."""
+    from lit_cifar.cli.arguments import refusals_of_lightning
+    from lit_cifar.cli.build import build
+    from lit_cifar.training.classifier import LitClassifier
+
+    with _prepared(Path(os.devnull)):
+        try:
+            with refusals_of_lightning():
+                run = build("fit", _fit_words(job, "--resume=never"), "")
+        except Exception as error:
+            return Checked(_failure(error))
+        if not isinstance(run.model, LitClassifier) or run.trainer.fast_dev_run or not run.trainer.loggers:  # type: ignore[attr-defined]
+            return Checked()
+        data: Any = run.data
+        counts = {"train": len(data.images.train.labels), "test": len(data.images.test.labels), "val": data.val_size}
+        about = {"title": data.title, "classes": list(data.classes), "why_drawn": data.images.why_drawn}
+        return Checked(data=about | counts)
+
+
+_stays_open: ExitStack | None = None  # of a worker: the images
+
+
+@contextmanager
+def _prepared(output: Path) -> Iterator[None]:
+    """Prepares the process for one job, and puts back what the job changes in it."""
     import lit_cifar.cli.fit  # noqa: F401  # library_settings changes what Lightning's import sets
     from lit_cifar.data.sources import kept_open
 
@@ -96,75 +145,91 @@ def train(job: Job) -> Outcome:
     if _stays_open is None:
         _stays_open = ExitStack()
         _stays_open.enter_context(kept_open())
-    job.folder.mkdir(parents=True, exist_ok=True)
-    flags = (f"--trainer.default_root_dir={job.folder}", "--trainer.enable_progress_bar=false")
-    with _printing_to(job.folder / "output.txt"), library_settings():
-        outcome = _outcome(job, [*job.words, *flags])
-        if outcome.sentence:
-            print(f"lit_cifar: {outcome.sentence} [{outcome.code}]", file=sys.stderr)
-        return outcome
+    environment, words = dict(os.environ), [*sys.argv]
+    try:
+        with _printing_to(output), library_settings():
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv[:] = words
 
 
-_stays_open: ExitStack | None = None  # of a worker: the images
+def _fit_words(job: Job, *more: str) -> list[str]:
+    """The words of `fit`, also for the further processes of a training on several devices, which repeat sys.argv."""
+    folder = f"--trainer.default_root_dir={job.folder}"
+    words = [*job.words, folder, "--trainer.enable_progress_bar=false", *more]
+    sys.argv[1:] = ["fit", *words]
+    return words
 
 
-def _outcome(job: Job, words: list[str]) -> Outcome:
-    from torch import OutOfMemoryError
-
+def _outcome(job: Job) -> Outcome:
     from lit_cifar.cli.arguments import refusals_of_lightning
+    from lit_cifar.runs.folder import release
+
+    try:
+        with refusals_of_lightning():
+            return _trained(job)
+    except Exception as error:
+        return _failure(error)
+    finally:
+        release()
+
+
+def _trained(job: Job) -> Outcome:
     from lit_cifar.cli.build import build
     from lit_cifar.cli.fit import carry_out
-    from lit_cifar.runs.folder import hold, release
+
+    run = build("fit", _fit_words(job, "--resume=never"), "")
+    before, is_finished = _same_before(run, job.folder)
+    if before and is_finished and job.tests:
+        return Outcome("finished", before, trained=False)
+    if before:
+        config = _config(run).content
+        run = build("fit", _fit_words(job, f"--ckpt_path={before / 'checkpoints/last.ckpt'}"), "")
+        _config(run).content = config  # a checkpoint changes defaults
+    if job.is_enough:
+        run.trainer.callbacks.insert(0, _ending_early(job.is_enough))
+    with _telling_progress(run):
+        carry_out("fit", run, job.tests)
+    folder = Path(run.trainer.log_dir or job.folder)
+    if not job.tests or (folder / "report.json").is_file():
+        return Outcome("finished", folder, val_accuracy=_val_accuracy(run))
+    sentence = "it wrote no report: leave --trainer.logger on, and use images with a folder test"
+    return Outcome("failed", code="report-missing", sentence=sentence, exit_code=2)
+
+
+def _failure(error: Exception) -> Outcome:
+    from torch import OutOfMemoryError
+
     from lit_cifar.training.history import DivergedError
 
-    state: State = "failed"
-    try:
-        with ExitStack() as stack, refusals_of_lightning():
-            stack.callback(release)
-            hold(job.folder, SECONDS_TO_END)  # a worker whose parent was killed may still write its checkpoint
-            run = build("fit", [*words, "--resume=never"], "")
-            before, is_finished = _same_before(run, job.folder)
-            if before and is_finished and job.tests:
-                return Outcome("finished", before, trained=False)
-            if before:
-                run = build("fit", [*words, f"--ckpt_path={before / 'checkpoints/last.ckpt'}"], "")
-            stack.enter_context(_telling_progress(run))
-            if job.is_enough:
-                run.trainer.callbacks.insert(0, _ending_early(job.is_enough))
-            carry_out("fit", run, job.tests)
-            folder = Path(run.trainer.log_dir or job.folder)
-            if not job.tests or (folder / "report.json").is_file():
-                return Outcome("finished", folder, val_accuracy=_val_accuracy(run))
-            sentence = "it wrote no report: leave --trainer.logger on, and use images with a folder test"
-            return Outcome("failed", code="report-missing", sentence=sentence, exit_code=2)
-    except UserError as error:
-        if isinstance(error, DivergedError):
-            state = "diverged"
-        elif error.code in ("interrupted", "stopped"):
-            state = "interrupted" if error.code == "interrupted" else "stopped"
+    if isinstance(error, UserError):
+        ended: dict[str, State] = {"interrupted": "interrupted", "stopped": "stopped"}
+        state = "diverged" if isinstance(error, DivergedError) else ended.get(error.code, "failed")
         return Outcome(state, code=error.code, sentence=str(error), exit_code=error.exit_code)
-    except KeyboardInterrupt:
-        return Outcome("interrupted", code="interrupted", sentence="stopped by Ctrl-C", exit_code=130)
-    except (MemoryError, OutOfMemoryError) as error:
-        sentence = f"it ran out of memory: {reason(error)}"
-        return Outcome("failed", code="out-of-memory", sentence=sentence, exit_code=1)
-    except Exception as error:
-        sentence = f"{type(error).__name__}: {reason(error)}"
-        return Outcome("failed", code="unexpected", sentence=sentence, exit_code=1)
+    is_memory = isinstance(error, MemoryError | OutOfMemoryError)
+    code, what = ("out-of-memory", "it ran out of memory") if is_memory else ("unexpected", type(error).__name__)
+    return Outcome("failed", code=code, sentence=f"{what}: {reason(error)}", exit_code=1)
+
+
+def _config(run: "Run") -> Any:
+    from lit_cifar.runs.folder import WholeConfig
+
+    return next((each for each in run.trainer.callbacks if isinstance(each, WholeConfig)), WholeConfig(""))
 
 
 def _val_accuracy(run: "Run") -> float | None:
-    best = run.best.best_model_score if run.best else None
-    accuracy = run.trainer.callback_metrics.get("val/accuracy") if best is None else best
+    accuracy = run.best.best_model_score if run.best else run.trainer.callback_metrics.get("val/accuracy")
     return None if accuracy is None else float(accuracy)
 
 
 def _same_before(run: "Run", root: Path) -> tuple[Path | None, bool]:
     """Returns the folder of an earlier run of the same configuration and images, and whether it is finished."""
     from lit_cifar.runs.checkpoint import read_checkpoint
-    from lit_cifar.runs.folder import RUNS, WholeConfig
+    from lit_cifar.runs.state import RUNS
 
-    config = next((each.content for each in run.trainer.callbacks if isinstance(each, WholeConfig)), None)
+    config = _config(run).content
     folders = sorted(root.glob(f"{RUNS}/*/version_*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in folders:
         try:

@@ -10,8 +10,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
-from lit_cifar.cli.worker_process import SECONDS_TO_END, Job, Outcome, begin, train
+from lit_cifar.cli.worker_process import SECONDS_TO_END, Checked, Job, Outcome, begin, check, train
+
+LOST = Outcome(
+    "failed",
+    code="process-lost",
+    sentence="its process was killed: perhaps for lack of memory, or by someone",
+    exit_code=1,
+)
 
 
 class Workers:
@@ -28,8 +36,20 @@ class Workers:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for slot in self._slots:
-            slot.close()
+        try:
+            for slot in self._slots:
+                slot.terminate()  # a training first writes its checkpoint
+            until = time.monotonic() + SECONDS_TO_END
+            for slot in self._slots:
+                slot.join(until)
+        finally:  # also after a second Ctrl-C
+            for slot in self._slots:
+                slot.close()
+
+    def check(self, jobs: Iterable[Job]) -> Iterator[Checked]:
+        """Yields for each job what it would train on, or why it is refused; nothing is written."""
+        for job in jobs:
+            yield self._slots[0].check(job)
 
     def run(
         self, jobs: Iterable[Job], progress: Callable[[Job, float], None] = lambda job, share: None
@@ -63,14 +83,25 @@ class _Slot:
     def __init__(self, index: int, count: int) -> None:
         self._index, self._count = index, count
         self._pool: ProcessPoolExecutor | None = None
+        self._ending: list[Any] = []
 
     def start(self, job: Job) -> Future[Outcome]:
+        return self._worker().submit(train, job)
+
+    def check(self, job: Job) -> Checked:
+        try:
+            return self._worker().submit(check, job).result()
+        except BrokenProcessPool:
+            self.close()
+            return Checked(LOST)
+
+    def _worker(self) -> ProcessPoolExecutor:
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._heard, self._said = context.Pipe(duplex=False)
             of_worker = (self._index, self._count, self._said)
             self._pool = ProcessPoolExecutor(1, context, initializer=begin, initargs=of_worker)
-        return self._pool.submit(train, job)
+        return self._pool
 
     def share_done(self) -> float | None:
         """Returns the newest share that the worker has told, if any since the last call."""
@@ -84,21 +115,26 @@ class _Slot:
             return future.result()
         except BrokenProcessPool:
             self.close()
-            sentence = "its process was killed: perhaps for lack of memory, or by someone"
-            return Outcome("failed", code="process-lost", sentence=sentence, exit_code=1)
+            return LOST
 
-    def close(self) -> None:
-        """Ends the worker; a training first writes its checkpoint."""
+    def terminate(self) -> None:
         if self._pool is None:
             return
-        workers = [*(self._pool._processes or {}).values()]
-        for worker in workers:
+        self._ending = [*(self._pool._processes or {}).values()]
+        for worker in self._ending:
             worker.terminate()
         self._pool.shutdown(wait=False, cancel_futures=True)  # or a worker whose training has ended would wait for more
-        until = time.monotonic() + SECONDS_TO_END
-        for worker in workers:
+
+    def join(self, until: float) -> None:
+        for worker in self._ending:
             worker.join(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        if self._pool is None:
+            return
+        for worker in [*self._ending, *(self._pool._processes or {}).values()]:
             worker.kill()
-        self._pool = None
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool, self._ending = None, []
         for end in (self._heard, self._said):
             end.close()

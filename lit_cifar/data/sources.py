@@ -17,7 +17,7 @@ from lit_cifar.data.image_files import SIDE, TO_32, Scaling, suffixes
 from lit_cifar.data.image_folder import class_names, is_folder, load_folder, lock
 from lit_cifar.data.image_set import CIFAR10_CLASSES, CIFAR100_CLASSES, ImageSet
 from lit_cifar.data.synthetic import draw
-from lit_cifar.errors import UsageError, UserError, meant
+from lit_cifar.errors import UsageError, UserError, either, meant
 
 Dataset = Literal["auto", "cifar10", "cifar100", "folder", "drawn"]
 Kind = Literal["cifar10", "cifar100", "folder", "drawn"]
@@ -51,7 +51,7 @@ def open_images(
     labels: Labels = "fine",
     scaling: Scaling = TO_32,
 ) -> Images:
-    """Opens the images in `root`, after downloading CIFAR-10 or CIFAR-100 into it if there are none.
+    """Opens the images in `root`, after downloading CIFAR-10 or CIFAR-100 into it if they are missing.
 
     Args:
         root: A folder with `train/<class>/` and perhaps `val/<class>/` and `test/<class>/`, or with
@@ -151,10 +151,13 @@ def open_found(root: Path, kind: Kind | Literal["own"], labels: Labels, scaling:
 
 
 def _kind(root: Path, dataset: Dataset | None) -> Kind:
-    """Returns the kind of images to take, or raises UsageError if there is no such data set or `root` has others."""
+    """Returns the kind of images to take, or raises UsageError if there is no such data set or `root` has others.
+
+    A published data set may be downloaded beside the other one, but not beside pictures, which are someone's own.
+    """
     if dataset is not None and dataset not in get_args(Dataset):
-        fault = f"--data.dataset {dataset} is none of {', '.join(get_args(Dataset))}"
-        raise UsageError("value-invalid", f"{fault}; {meant_dataset(dataset) or 'use one of them'}")
+        hint = "".join(f"; {hint}" for hint in [meant_dataset(dataset)] if hint)
+        raise UsageError("value-invalid", f"--data.dataset {dataset} must be {either(get_args(Dataset))}{hint}")
     if root.exists() and not root.is_dir():
         raise UsageError("data-missing", f"{root} is a file; set --data.root to the folder of the images")
     kinds = found(root)
@@ -165,7 +168,7 @@ def _kind(root: Path, dataset: Dataset | None) -> Kind:
     if not kinds and dataset == "folder":
         remedy = "put some there, or set --data.root to another folder"
         raise UsageError("data-missing", f"{root} has no pictures in train/<class>/; {remedy}")
-    if not kinds:
+    if dataset in PUBLISHED and "folder" not in kinds:
         return dataset
     fault = f"{root} holds {' and '.join(TITLES[kind] for kind in kinds)}, not {TITLES[dataset]}"
     if "folder" in kinds:

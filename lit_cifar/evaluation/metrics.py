@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection, SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
+
+from lit_cifar.evaluation.statistics import wilson
 
 
 def metrics(classes: int) -> MetricCollection:
@@ -31,24 +34,21 @@ def computed(measured: MetricCollection) -> dict[str, Tensor]:
     return values | {"accuracy": right.sum() / total.sum(), "class_accuracy": right / total.clamp(min=1)}
 
 
-def class_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, float | None]]:
+def class_scores(matrix: Tensor, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns precision, recall and F1 of each class from a confusion matrix `[C, C]` whose rows are true classes.
 
     None stands for the precision of a class that was never predicted, the recall of a class without images, and the F1
-    of a class that is both.
+    of a class that is both. Recall, which is the accuracy on a class, has its 95 % interval, too.
     """
     right, true, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
     shares = {"precision": (right, predicted), "recall": (right, true), "f1": (2 * right, true + predicted)}
-    scores: dict[str, dict[str, float | None]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for score, (parts, wholes) in shares.items():
         rows = zip(classes, parts.tolist(), wholes.tolist(), strict=True)
         scores[f"class_{score}"] = {name: part / whole if whole else None for name, part, whole in rows}
+    rows = zip(classes, right.int().tolist(), true.int().tolist(), strict=True)
+    scores["class_accuracy_interval"] = {name: wilson(part, whole) if whole else None for name, part, whole in rows}
     return scores
-
-
-def percent(fraction: float) -> str:
-    """Returns `54.2 %`; rounds to 100 % only what is exactly 1."""
-    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
 
 
 @contextmanager

@@ -54,7 +54,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """Returns the interval of a mean by Student's t. Raises ValueError for fewer than two values."""
     if len(values) < 2:
         raise ValueError("an interval needs at least two values")
-    half = float(_scipy_stats().t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
+    half = float(scipy_stats().t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return mean(values) - half, mean(values) + half
 
 
@@ -69,7 +69,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> Paired:
     difference, error = mean(differences), stdev(differences) / math.sqrt(len(differences))
     p = float(not difference)
     if error:
-        p = 2 * float(_scipy_stats().t.sf(abs(difference) / error, len(differences) - 1))
+        p = 2 * float(scipy_stats().t.sf(abs(difference) / error, len(differences) - 1))
     return Paired(difference, low, high, p)
 
 
@@ -79,7 +79,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
     McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12 (1947).
     """
     total = only_first + only_second
-    return float(_scipy_stats().binomtest(only_first, total).pvalue) if total else 1.0
+    return float(scipy_stats().binomtest(only_first, total).pvalue) if total else 1.0
 
 
 def detectable(spread: float, pairs: int) -> float:
@@ -94,7 +94,7 @@ def detectable(spread: float, pairs: int) -> float:
     """
     if pairs < 2:
         raise ValueError("a paired test needs at least two pairs")
-    stats = _scipy_stats()
+    stats = scipy_stats()
     from scipy.special import nctdtrinc
 
     critical = stats.t.ppf(0.975, pairs - 1)
@@ -112,7 +112,8 @@ def pairs_needed(spread: float, difference: float) -> int:
     return pairs
 
 
-def _scipy_stats() -> Any:
+def scipy_stats() -> Any:
+    """Returns scipy's module of statistics, or raises UsageError if it is not installed."""
     try:
         from scipy import stats
     except ImportError as error:

@@ -1,1 +1,1 @@
-"""Many trainings instead of one: what is tried, what comes of it, and how that is shown."""
+"""Many trainings: what is varied, and what their numbers say."""

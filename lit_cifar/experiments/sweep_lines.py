@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
 from lit_cifar.experiments.study import Trial
 from lit_cifar.experiments.sweep_report import About, Again, best_of
@@ -71,12 +71,13 @@ class SweepLines:
         best = sweep["best"]
         values = " ".join(f"{key}={shown(value)}" for key, value in best["values"].items())
         self.say(f"Best: trial {best['trial']}, {_short(values)}")
-        self.say(f"Its validation accuracy: {_around(best['val_accuracy'], best['val_accuracy_interval'])}")
+        self.say("Accuracies with 95 % intervals:")
+        self.say(f"validation, this trial: {_around(best['val_accuracy'], best['val_accuracy_interval'])}")
         for name in ("val_accuracy", "test_accuracy"):
             if sweep[name] is not None:
-                what = "Validation" if name == "val_accuracy" else "Test"
+                what = "validation" if name == "val_accuracy" else "test"
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
-                self.say(f"{what} accuracy with {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
+                self.say(f"{what}, {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
         if (flattered := sweep["flattered_by"]) is not None:
             how = f"by {flattered * 100:.1f} points" if flattered > 0 else f"not at all ({flattered * 100:.1f} points)"
             self.say(f"The winner was flattered {how}: it was picked as the highest of {plural(self._trials, 'trial')}")
@@ -89,7 +90,5 @@ def _short(text: str) -> str:
     return textwrap.shorten(printable(text), LONGEST, placeholder=" …")
 
 
-def _around(share: float, interval: Sequence[float] | None) -> str:
-    if not interval:
-        return percent(share)
-    return f"{percent(share)} (95 % interval {percent(interval[0])} to {percent(interval[1])})"
+def _around(share: float, around: Sequence[float] | None) -> str:
+    return percent(share) + (f" ({interval(*around)})" if around else "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cifar.data.files import write_whole
 from lit_cifar.data.pictures import data_url
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import percent
 from lit_cifar.evaluation.statistics import mean_interval, wilson
 from lit_cifar.experiments import sweep_charts
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
@@ -28,11 +28,11 @@ class Again:
 
     seed: int
     state: str
-    val_accuracy: float | None
-    test_accuracy: float | None
-    folder: str
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    folder: str = ""
     """Its run folder, from that of the sweep."""
-    reason: str
+    reason: str = ""
     """Why it failed."""
 
 

@@ -36,7 +36,12 @@ SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
     "precision": ("precision: the share of images predicted as this class that belong to it", ">", 6, BLUE),
-    "recall": ("recall: the share of images of this class that are predicted as it", "<", 6, ORANGE),
+    "recall": (
+        "recall: the share of images of this class that are predicted as it, and its 95 % interval",
+        "<",
+        6,
+        ORANGE,
+    ),
     "f1": ("F1: the harmonic mean of both", "|", 11, INK),
 }
 
@@ -101,6 +106,8 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         look: dict[str, Any] = {"marker": marker, "markersize": size, "markeredgewidth": 2, "linestyle": "none"}
         axes.plot(known, range(len(names)), color=colour, clip_on=False, label=label, **look)
     for row, name in enumerate(names):
+        if bounds := report["class_accuracy_interval"][name]:
+            axes.plot(bounds, [row, row], color=ORANGE, linewidth=1, zorder=1)
         undefined = "never predicted" if report["class_precision"][name] is None else ""
         note = "no images" if report["class_recall"][name] is None else undefined
         axes.text(1.03, row, note, va="center", color=GREY)
@@ -174,20 +181,6 @@ def loss(train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float]], t
     note = ", ".join(f"{number:,} {what}" for number, what in unseen if number)
     note = f"not drawn: {note}" if note else "" if len(losses) else "no loss was recorded"
     axes.text(0.012, 0.03, note, color=GREY, transform=axes.transAxes)
-    return figure
-
-
-@drawing()
-def budgets(seconds: Sequence[float], accuracies: Sequence[float], epochs: Sequence[int], title: str) -> Figure:
-    """Draws the accuracy of trainings of different numbers of epochs against the seconds they took."""
-    figure, axes = _chart(title, xlabel="seconds of training and test", ylabel="accuracy on the test images")
-    axes.plot(seconds, accuracies, color=BLUE, linewidth=1.5, marker="o")
-    for x, y, number in zip(seconds, accuracies, epochs, strict=True):
-        text = f"{number} epoch{'s' if number > 1 else ''}: {y * 100:.1f} %"
-        axes.annotate(text, (x, y), (6, -12), textcoords="offset points")
-    axes.set_xlim(0, max(seconds) * 1.2)
-    axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
     return figure
 
 

@@ -7,33 +7,33 @@ mailed: it loads nothing from the network and runs no script, as its Content-Sec
 import json
 import math
 import platform
-import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
 import torch
-from matplotlib.figure import Figure
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
 from lit_cifar.data.pictures import data_url, png
+from lit_cifar.errors import UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
-from lit_cifar.evaluation.metrics import class_scores, percent
+from lit_cifar.evaluation.metrics import class_scores
+from lit_cifar.evaluation.percentage import interval, percent
+from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.report import charts, figures, tables
-from lit_cifar.runs.card import UNCHANGED, Description, RunCard
+from lit_cifar.report.loggers import log_report
+from lit_cifar.runs.card import UNCHANGED, RunCard, net_name
+from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
-CONSTANT = ("recipe", "dataset", "net", "parameters", "seed", "batch_size")  # in a run, however often it is resumed
-TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
-"""What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
 
 
 class RunReport(Callback):
@@ -57,7 +57,7 @@ class RunReport(Callback):
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
                 tables.described_images(data.image_size, resize, data.mean, data.std),
-                f"{type(pl_module.net).__name__}, {parameters:,} parameters",
+                f"{net_name(card.net)}, {parameters:,} parameters",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
@@ -71,7 +71,7 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
-            report = make_report(trainer, pl_module, test_seconds, answers)
+            report = make_report(trainer, pl_module, test_seconds, answers, folder)
             written = _write(folder, pl_module, report, answers) if folder else []
             tables.print_report(report, data.title, self._trained)
             tables.print_drawn_box(data.images)
@@ -82,10 +82,11 @@ class RunReport(Callback):
         """Prints what `validate` measured. During training, the progress bar shows it."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
             found, data = pl_module.val_results, pl_module.datamodule
-            matrix, accuracy = found["confusion_matrix"], float(found["accuracy"])
-            recall = class_scores(matrix, data.classes)["class_recall"]
+            matrix = found["confusion_matrix"]
+            scores = class_scores(matrix, data.classes)
             images = "images held out of training" if data.images.val is None else "validation images"
-            tables.print_accuracies(images, int(matrix.sum()), accuracy, recall, data.title)
+            tables.print_weights("Validated", describe_weights(pl_module, None))
+            tables.print_accuracies(images, matrix.tolist(), scores, data.title)
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""
@@ -114,13 +115,18 @@ def in_order(trainer: Trainer, batches: Sequence[Tensor]) -> Tensor:
     return torch.cat([share for batch in zip(*shares, strict=True) for share in batch])
 
 
-def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, answers: Answers) -> dict[str, Any]:
-    """Returns the content of report.json after a test."""
+def make_report(
+    trainer: Trainer, module: LitClassifier, test_seconds: float, answers: Answers, folder: Path | None
+) -> dict[str, Any]:
+    """Returns the content of report.json after a test, which is written into this folder."""
     data, results, trained = module.datamodule, module.test_results, module.record.trained
     card = cast(RunCard, module.card)  # known from setup on
     epochs, loss = float(trained["epochs"]), float(results["loss"])
-    scores = class_scores(results["confusion_matrix"], data.classes)
+    matrix = results["confusion_matrix"]
+    scores, right, total = class_scores(matrix, data.classes), int(matrix.trace()), int(matrix.sum())
     return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "note": _note(folder),
         "recipe": card.recipe,
         "dataset": card.dataset,
         "data_root": None if card.dataset == "drawn" else str(data.root.resolve()),
@@ -131,6 +137,7 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "std": card.std,
         "seed": card.seed,
         "net": card.net["class_path"],
+        "net_name": net_name(card.net),
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
@@ -145,12 +152,42 @@ def make_report(trainer: Trainer, module: LitClassifier, test_seconds: float, an
         "test_seconds": test_seconds,
         "images_per_second": trained["images"] / trained["seconds"] if trained["seconds"] else None,
         "test_loss": loss if math.isfinite(loss) else None,
+        "test_size": total,
         "test_accuracy": float(results["accuracy"]),
+        "test_accuracy_interval": wilson(right, total),
+        **describe_weights(module, folder),
         "class_accuracy": scores["class_recall"],
-        "confusion_matrix": results["confusion_matrix"].tolist(),
+        "confusion_matrix": matrix.tolist(),
         **scores,
         **describe(answers, data.classes),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+
+
+def _note(folder: Path | None) -> str | None:
+    """Returns what the user wrote about the run that was trained in this folder."""
+    with suppress(UserError):
+        state = read_state(folder) if folder else None
+        return state.note if state else None
+    return None
+
+
+def describe_weights(module: LitClassifier, folder: Path | None) -> dict[str, Any]:
+    """Returns the keys of report.json about the weights that are measured; paths in this folder are relative to it."""
+    path, epochs, step, validated = module.tested_weights()
+    chosen = {"best.ckpt": tables.VALIDATED, "last.ckpt": tables.LAST}.get(path.name if path else "last.ckpt")
+    if path and folder and path.resolve().is_relative_to(folder.resolve()):
+        path = path.resolve().relative_to(folder.resolve())
+    elif path:
+        path = path.resolve()
+    return {
+        "checkpoint": path and path.as_posix(),
+        "checkpoint_epoch": int(epochs) if float(epochs).is_integer() else epochs,
+        "checkpoint_step": step,
+        "chosen_by": chosen or "named by the user",
+        "val_size": validated.images if validated else cast(RunCard, module.card).val_size,
+        "val_accuracy": validated.correct / validated.images if validated else None,
+        "val_accuracy_interval": wilson(validated.correct, validated.images) if validated else None,
     }
 
 
@@ -219,7 +256,8 @@ def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[st
 
     options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural}
+    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "how_chosen": tables.how_chosen}
+    environment.filters["interval"] = lambda bounds: interval(*bounds)
     environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
     environment.globals["unchanged"] = UNCHANGED
     environment.globals["picture"] = lambda image: data_url(png(images[image]))
@@ -228,30 +266,3 @@ def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[st
     side = images.shape[-1]
     side *= max(1, 96 // side)
     return template.render(report=report, data=data, figures=pngs, config=config, side=side)
-
-
-def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure]) -> None:
-    """Hands the report's header and results, the optimizer and the figures to each of Lightning's loggers."""
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
-    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
-    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
-    settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
-    tried = {name: settings[name] for name in TRIED}
-    tried |= {name: str(settings[name]).rpartition(".")[2] for name in ("net", "optimizer")}
-    with figures.drawing(), tempfile.TemporaryDirectory() as folder:
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, figure in drawn.items():
-                    logger.experiment.add_figure(name, figure, step)
-                logger.log_hyperparams(tried, results, step)
-            elif isinstance(logger, MLFlowLogger):
-                for name, figure in drawn.items():
-                    logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
-                logger.log_hyperparams({name: settings[name] for name in CONSTANT})
-            else:
-                logger.log_hyperparams(settings)
-                if hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
-                    for name, figure in drawn.items():
-                        path = figures.save(figure, Path(folder) / f"{name}.png")
-                        logger.log_image(name, [str(path)], step=step)
-            logger.save()

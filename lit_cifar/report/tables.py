@@ -7,21 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Column, Table
-from torch import Tensor
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
-from lit_cifar.data.sources import Images
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import interval, percent
+from lit_cifar.evaluation.statistics import wilson
+
+if TYPE_CHECKING:  # tables of runs need no torch
+    from torch import Tensor
+
+    from lit_cifar.data.sources import Images
 
 IN_ONE_BLOCK = 20  # classes, each with a bar; more stand in several blocks, without bars
 BAR = 30  # width of the bar of 100 %, in characters
+VALIDATED, LAST = "validation accuracy", "last weights"  # how the weights that are tested were chosen
 NARROW = 60  # characters; on a narrower console, runners-up stand below each other
 
 Guesses = list[tuple[str, float]]  # classes with their probabilities, the most probable first
@@ -57,7 +62,7 @@ def described_images(side: int, resize: str, mean: Sequence[float], std: Sequenc
     return "{} × {} pixels{}, mean {}, standard deviation {}".format(side, side, way, *numbers)
 
 
-def print_drawn_box(images: Images) -> None:
+def print_drawn_box(images: "Images") -> None:
     """Prints a warning in a box if `--data.dataset auto` fell back on synthetic images."""
     if images.why_drawn:
         text = "These are NOT the images of CIFAR-10 but synthetic ones. Accuracies on them say nothing about CIFAR-10."
@@ -69,8 +74,8 @@ def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
     """Prints the accuracy on the test images and on each class, and what training took."""
     if trained:
         print_finished(report["epochs"], report["steps"], report["train_seconds"])
-    total = sum(map(sum, report["confusion_matrix"]))
-    print_accuracies("test images", total, report["test_accuracy"], report["class_accuracy"], data)
+    print_weights("Tested", report)
+    print_accuracies("test images", report["confusion_matrix"], report, data)
 
 
 def print_finished(epochs: float, steps: int, seconds: float) -> None:
@@ -84,23 +89,50 @@ def print_untested(root: Path) -> None:
     _console().print(f"Nothing was tested: {escape(str(root))} has no folder test")
 
 
-def print_accuracies(images: str, total: int, accuracy: float, recall: Mapping[str, float | None], data: str) -> None:
+def how_chosen(chosen_by: str) -> str:
+    """Returns `chosen by validation accuracy`, `the last weights` or `named by the user`."""
+    return {VALIDATED: f"chosen by {VALIDATED}", LAST: f"the {LAST}"}.get(chosen_by, chosen_by)
+
+
+def print_weights(verb: str, weights: Mapping[str, Any]) -> None:
+    """Prints, from keys of report.json, which weights were measured, how they were chosen, and what validation gave."""
+    path = short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
+    how, after = how_chosen(weights["chosen_by"]), plural(weights["checkpoint_epoch"], "epoch")
+    _console(markup=False).print(f"{verb} {printable(path)}, {how}, after {after}")
+    if weights["val_accuracy"] is not None:
+        found = f"{percent(weights['val_accuracy'])} (95 % interval: {interval(*weights['val_accuracy_interval'])})"
+        _console().print(f"Validation accuracy of these weights: {found}")
+
+
+def print_accuracies(
+    images: str, matrix: Sequence[Sequence[int]], scores: Mapping[str, dict[str, Any]], data: str
+) -> None:
     """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images."""
-    _console().print(f"Accuracy of the network on the {total} {images}: [bold]{percent(accuracy)}[/bold]")
+    right, total = sum(row[i] for i, row in enumerate(matrix)), sum(map(sum, matrix))
+    found = f"[bold]{percent(right / total)}[/bold] (95 % interval: {interval(*wilson(right, total))})"
+    _console().print(f"Accuracy of the network on the {total} {images}: {found}")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
-    rows = [(printable(name), fraction) for name, fraction in recall.items() if fraction is not None]
-    width = max(map(cell_len, ["class", *(name for name, _ in rows)])) + len("accuracy") + 4
-    # beside each other, three columns each; two spaces follow each column but the last
+    rows = [
+        (printable(name), scores["class_recall"][name], interval(*bounds))
+        for name, bounds in scores["class_accuracy_interval"].items()
+        if bounds is not None
+    ]
+    longest = max(map(len, ["interval", *(text for *_, text in rows)]))
+    numbers = len("accuracy") + longest + 6
+    width = max(map(cell_len, ["class", *(name for name, *_ in rows)])) + numbers
+    # beside each other, four columns each; two spaces follow each column but the last
     blocks = 1 if len(rows) <= IN_ONE_BLOCK else max(1, (console.width + 2) // (width + 2))
     bar = min(BAR, console.width - width) if blocks == 1 else 0
-    headers = [Column("class", no_wrap=True), Column("accuracy", justify="right", no_wrap=True), Column(no_wrap=True)]
+    shown = max(len("class"), console.width - numbers)  # characters of a name; the numbers are never cut
+    figures = [Column(title, justify="right", no_wrap=True) for title in ("accuracy", "interval")]
+    headers = [Column("class", no_wrap=True, max_width=shown), *figures, Column(no_wrap=True)]
     table = Table(*(header.copy() for _ in range(blocks) for header in headers), box=None, pad_edge=False)
     height = ceil(len(rows) / blocks)
     for i in range(height):
         cells = [
-            (escape(name), percent(fraction), f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
-            for name, fraction in rows[i::height]
+            (escape(name), percent(fraction), text, f"[cyan]{'█' * round(fraction * bar)}[/cyan]")
+            for name, fraction, text in rows[i::height]
         ]
         table.add_row(*chain.from_iterable(cells))
     console.print(table)
@@ -120,11 +152,11 @@ def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: 
         table.add_row(printable(str(file)), printable(best[0]), percent(best[1]), runners_up)
     console.print(table)
     if count > len(files):
-        _console().print(f"… and {count - len(files):,} more in {_short(csv_path)}", markup=False)
+        _console().print(f"… and {count - len(files):,} more in {short(csv_path)}", markup=False)
 
 
 def write_predictions(
-    path: Path, columns: Mapping[str, Iterable], probabilities: Tensor, classes: Sequence[str], flag: str = RUNS_FLAG
+    path: Path, columns: Mapping[str, Iterable], probabilities: "Tensor", classes: Sequence[str], flag: str = RUNS_FLAG
 ) -> None:
     """Writes predictions.csv, whole or not at all: for each image the columns, its predicted class, and `[N, C]`.
 
@@ -146,22 +178,23 @@ def printable(text: str) -> str:
 
 def print_written(path: Path, content: str) -> None:
     """Prints where something was written."""
-    _console().print(f"Written: {_short(path)} ({content})", markup=False)
+    _console().print(f"Written: {short(path)} ({content})", markup=False)
 
 
 def print_found(what: str, finder: str, chart: Path | None = None) -> None:
     """Prints what one of Lightning's finders found, and where its curve is."""
-    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(_short(chart))}' if chart else ''}")
+    _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(short(chart))}' if chart else ''}")
 
 
 def print_run_folder(written: list[Path]) -> None:
     """Prints where the run folder is, what was written into it, and how to open TensorBoard on it."""
-    shown = _short(written[0].parent)
+    shown = short(written[0].parent)
     runs = os.path.dirname(shown) or "."  # noqa: PTH120
     quoted = f'"{runs}"' if " " in runs else runs
     _console().print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
     _console().print(f"Curves: tensorboard --logdir {quoted}", markup=False)
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
+    """Returns a path relative to the working folder if it lies in there."""
     return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)

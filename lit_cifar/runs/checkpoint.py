@@ -25,7 +25,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lit_cifar.data.files import whole
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.runs.card import LABELS, RunCard
-from lit_cifar.runs.folder import RUNS
+from lit_cifar.runs.state import RUNS
 
 KEY = "lit_cifar"
 """Where a checkpoint holds what Lightning knows nothing about."""

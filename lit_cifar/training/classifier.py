@@ -33,6 +33,7 @@ from lit_cifar.training.history import DivergenceWatch
 from lit_cifar.training.optimizers import Muon, admit_late_weights, freeze, frozen, make_optimizer, weights_to_train
 from lit_cifar.training.predictor import EVALUATION
 from lit_cifar.training.step import Batch, Share, fewest_images, moved, own_share, slice_losses, take_share
+from lit_cifar.training.tested import Tested
 
 SETTINGS = ("recipe", "slice_size", "sides", "init_from", "decay_norms_and_biases")
 
@@ -97,7 +98,7 @@ class LitClassifier(Evaluator):
         return processes > 1 and self.sync_batchnorm and not self.compiled
 
     def check(self, data: CIFAR10DataModule, trainer: Any, train: bool) -> None:
-        """Raises UsageError unless network, loss and optimizer fit the data; a second call returns at once."""
+        """Raises UsageError unless net, loss, optimizer and schedule fit the data; a second call returns at once."""
         batches, processes = schedules.batches_of_an_epoch(trainer, data) if train else 0, trainer.world_size
         parts = (self.net, self.loss, self.make_optimizer, data.classes, data.image_size, batches, processes)
         if self._checked != parts:
@@ -110,7 +111,9 @@ class LitClassifier(Evaluator):
                     options = {"processes": processes, "sync_batchnorm": self.syncs_batchnorm(processes)}
                     fewest = partial(fewest_images, slice_size=self.slice_size, **options)
                     preparation.require_trainable(self.net, sides, data, batches, fewest)
-            self.new_optimizer()
+            optimizer, make = self.new_optimizer(), self.make_lr_scheduler
+            if train and make:
+                schedules.try_schedule(make, optimizer, self.lr_scheduler_interval, trainer, data)
             self._checked = parts
 
     def new_optimizer(self, weights: Iterable[nn.Parameter] | None = None) -> torch.optim.Optimizer:
@@ -152,6 +155,7 @@ class LitClassifier(Evaluator):
         preparation.keep_freed_memory()
         finders = (LearningRateFinder, BatchSizeFinder)
         if stage == "fit":
+            self.tested = None
             self._finding = any(isinstance(each, finders) for each in self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.has_own_data:
             self.example_input_array = None  # their size is not known yet
@@ -186,8 +190,9 @@ class LitClassifier(Evaluator):
             group["lr"] = self.lr
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = schedules.make_schedule(self.make_lr_scheduler, optimizer, self.lr_scheduler_interval, self.trainer)
-        config = {"scheduler": scheduler, "interval": self.lr_scheduler_interval}
+        interval, data = self.lr_scheduler_interval, self.trainer.datamodule  # type: ignore[attr-defined]
+        scheduler = schedules.make_schedule(self.make_lr_scheduler, optimizer, interval, self.trainer, data)
+        config = {"scheduler": scheduler, "interval": interval}
         return {"optimizer": optimizer, "lr_scheduler": config | {"monitor": getattr(scheduler, "monitor", None)}}
 
     def on_fit_start(self) -> None:
@@ -206,7 +211,8 @@ class LitClassifier(Evaluator):
         self.record.begin(self.trainer, self.device)
         self._begin_epoch()  # on_train_epoch_start is not called if a run resumes in mid-epoch
         for config in self.trainer.lr_scheduler_configs:
-            schedules.require_room(config.scheduler, config.interval, self.trainer)
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            schedules.require_room(config.scheduler, config.interval, self.trainer, data)
 
     def _begin_epoch(self) -> None:
         if begin := getattr(self.net, "begin_epoch", None):
@@ -281,6 +287,8 @@ class LitClassifier(Evaluator):
             if not self.has_own_data:
                 self.know_images(self.datamodule, card.mean, card.std)
             self.card = replace(card, **{name: getattr(self.card, name) for name in ("dataset", "images", *EVALUATION)})
+            history = checkpoint[KEY]["history"]
+            self.tested = Tested.of(self.trainer.ckpt_path, history["trained"], history.get("validated"))
         elif (names := checkpoint[KEY].get("frozen")) is not None:
             self._frozen = names
             freeze(self, names)  # before the optimizer is made

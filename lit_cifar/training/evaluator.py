@@ -14,6 +14,7 @@ from lit_cifar.evaluation.test_time_augmentation import Views
 from lit_cifar.training.history import TrainingRecord
 from lit_cifar.training.predictor import Predictor
 from lit_cifar.training.step import Batch, Loss, hard, mean_loss
+from lit_cifar.training.tested import Tested, Validated, fingerprint
 
 
 class Evaluator(Predictor):
@@ -23,6 +24,8 @@ class Evaluator(Predictor):
         super().__init__(net, test_time_augmentation, confidence_threshold)
         self.loss = loss
         self.record = TrainingRecord()
+        self.tested: Tested | None = None  # the checkpoint whose weights these are, if they were not trained last
+        self._fingerprint: Tensor | None = None  # of the weights that are validated
         self.test_logits: list[Tensor] = []  # `[n, C]` of each batch of the last test: the share of this rank
 
     @property
@@ -78,6 +81,15 @@ class Evaluator(Predictor):
         numbered = tuple(map(str, range(logits.shape[1])))
         self.know(next((classes for classes in known if len(classes) == len(numbered)), numbered))
 
+    def tested_weights(self) -> Tested:
+        """Returns what is known of the present weights; only what was validated is known by its accuracy."""
+        found = self.tested or Tested.of(None, self.record.trained, self.record.validated)
+        is_same = found.validated and found.validated.fingerprint == int(fingerprint(self.net))
+        return found if is_same else found._replace(validated=None)
+
+    def on_validation_epoch_start(self) -> None:
+        self._fingerprint = fingerprint(self.net)  # callbacks may have put others in for the validation
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.look_at(batch)
         self._count(batch, self.val_metrics, self)
@@ -89,6 +101,9 @@ class Evaluator(Predictor):
         self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
         if self.trainer.state.fn == "fit":
             self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
+            matrix, weights = self.val_results["confusion_matrix"], self._fingerprint
+            right, total = int(matrix.trace()), int(matrix.sum())
+            self.record.validated = Validated(int(weights), right, total) if weights is not None else None
 
     def on_test_epoch_start(self) -> None:
         self.test_logits.clear()

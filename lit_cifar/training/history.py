@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from lit_cifar.errors import UserError
 from lit_cifar.training.step import Loss, Share
+from lit_cifar.training.tested import Tested, Validated
 
 CHECKED_EVERY = 10  # steps
 
@@ -28,6 +29,10 @@ class DivergedError(UserError):
     """The loss or the weights are no longer finite."""
 
     on_every_rank = True
+
+    def __init__(self, sentence: str, step: int) -> None:
+        super().__init__("diverged", sentence)
+        self.step = step
 
 
 class DivergenceWatch:
@@ -58,20 +63,20 @@ class DivergenceWatch:
 
     def require_finite_loss(self, loss: float, step: int) -> None:
         if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'} at step {step:,}")
+            raise self._diverged(f"the loss is {'NaN' if math.isnan(loss) else 'infinite'}", step)
 
     def require_finite_weights(self) -> None:
         if not _is_finite([*self._net.parameters()]):
-            raise self._diverged(f"the weights are not finite at step {self._trainer.global_step:,}")
+            raise self._diverged("the weights are not finite", self._trainer.global_step)
 
-    def _diverged(self, what: str) -> DivergedError:
+    def _diverged(self, what: str, step: int) -> DivergedError:
         optimizer = self._trainer.optimizers[0]
         rate = optimizer.param_groups[0]["lr"]
         mixed = str(self._trainer.precision).endswith("mixed")
         unfused = " --model.optimizer.fused false" if optimizer.defaults.get("fused") and mixed else ""
         remedy = f"lower --model.optimizer.lr, or limit gradients with --trainer.gradient_clip_val 1{unfused}"
-        sentence = f"{what} (learning rate {rate:g}): {self._first_overflow()}; {remedy} (earlier checkpoints are kept)"
-        return DivergedError("diverged", sentence)
+        sentence = f"{what} at step {step:,} (learning rate {rate:g}): {self._first_overflow()}; {remedy}"
+        return DivergedError(f"{sentence} (earlier checkpoints are kept)", step)
 
     @torch.no_grad()
     def _first_overflow(self) -> str:
@@ -110,6 +115,11 @@ def _is_finite(values: Any) -> bool:
     return all(bool(value.isfinite().all()) for value in tree_leaves(values) if isinstance(value, Tensor))
 
 
+def epochs_done(trainer: Trainer) -> float:
+    """Returns how many epochs are trained, such as 1.25; 0 if it isn't known how long they are."""
+    return round(trainer.fit_loop.epoch_loop.batch_progress.total.ready / (trainer.num_training_batches or math.inf), 2)
+
+
 class TrainingRecord:
     """Curves, counts, and sums: one tensor, read only for logging. 0.02 ms a step; self.log and torchmetrics take 1."""
 
@@ -117,6 +127,8 @@ class TrainingRecord:
         self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}  # of (step, value)
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
         """Totals of the training so far; seconds are wall time of the loop, validation included."""
+        self.validated: Validated | None = None
+        """What the last validation gave."""
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions
         self._images = 0  # since the last logging, over all devices
         self._divisor: float | Tensor = 0  # the same, of their loss
@@ -166,9 +178,7 @@ class TrainingRecord:
             logger.log_metrics(means | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
 
     def update(self, trainer: Trainer, batch_size: int) -> None:
-        batches = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        epochs = round(batches / trainer.num_training_batches, 2)
-        self.trained |= {"epochs": epochs, "steps": trainer.global_step, "batch_size": batch_size}
+        self.trained |= {"epochs": epochs_done(trainer), "steps": trainer.global_step, "batch_size": batch_size}
         if self._started is not None:  # Lightning's finders write a checkpoint before the training starts
             self.trained["seconds"] = time.perf_counter() - self._started
 
@@ -185,13 +195,15 @@ class TrainingRecord:
         # as tensors: pickling 10,000 points as tuples took longer than a short epoch
         curves = {name: torch.tensor(curve, dtype=torch.float64) for name, curve in self.curves.items()}
         since = {"images_since": self._images, "divisor_since": float(self._divisor)}
-        return {"curves": curves, "trained": self.trained, "ranks": ranks} | since
+        validated = self.validated and [*self.validated]
+        return {"curves": curves, "trained": self.trained, "validated": validated, "ranks": ranks} | since
 
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on; sums go to the rank they come from or, if the number of devices has changed, to the first one."""
         for name, curve in state["curves"].items():
             self.curves[name] = [(int(step), value) for step, value in curve.tolist()]
         self.trained = dict(state["trained"])
+        self.validated = Tested.of(None, self.trained, state.get("validated")).validated  # older checkpoints have none
         self._images, self._divisor = state["images_since"], state["divisor_since"]
         self._started = None
         rank, ranks = trainer.global_rank, state["ranks"]

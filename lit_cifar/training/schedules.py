@@ -4,6 +4,7 @@ Schedules get their length when they are made.
 """
 
 import inspect
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import ceil, cos, isfinite, pi
@@ -12,11 +13,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.errors import UsageError
+from lit_cifar.errors import UsageError, UserError, reason
+from lit_cifar.runs.checkpoint import readable
 
 
 class WholeTraining(LRScheduler):
@@ -55,12 +58,12 @@ class LinearToZero(WholeTraining):
     Args:
         optimizer: The optimizer whose rates fall.
         total_steps: Number of steps until 0; by default, LitClassifier passes the length of the training.
-        rise: Share of the training in which the rates rise, from 0 to 1.
+        rise: Share of the training in which the rates rise, at least 0 and below 1.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, total_steps: int | None = None, rise: float = 0.0) -> None:
         if not 0 <= rise < 1:
-            raise ValueError(f"rise {rise} must be from 0 to 1")
+            raise ValueError(f"rise {rise} must be at least 0 and below 1")
         self.rise = rise
         super().__init__(optimizer, total_steps)
 
@@ -104,37 +107,60 @@ class CosineWithWarmup(WholeTraining):
         return self.final + (1 - self.final) * (1 + cos(pi * done)) / 2
 
 
+def try_schedule(
+    make: Callable[..., Any], optimizer: torch.optim.Optimizer, interval: str, trainer: pl.Trainer, data: Any
+) -> None:
+    """Makes a schedule of an optimizer that is used for nothing else, and raises what `make_schedule` does.
+
+    Raises UsageError, too, if its state can't be written, or if it is one of torch's that fails at its first step.
+    """
+    with isolate_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the optimizer has taken no step
+        scheduler = make_schedule(make, optimizer, interval, trainer, data)
+        name = type(scheduler).__name__
+        readable(scheduler.state_dict(), name)
+        if type(scheduler).__module__ == LRScheduler.__module__ and not isinstance(scheduler, ReduceLROnPlateau):
+            try:
+                scheduler.step()
+            except Exception as error:  # of a function that LambdaLR was given, or such as StepLR's division by 0
+                given = make.keywords if isinstance(make, partial) else {}
+                arguments = "".join(f", {key} {value}" for key, value in given.items() if key != "last_epoch")
+                sentence = f"--model.lr_scheduler {name}{arguments}: the first step fails ({reason(error)})"
+                raise UsageError("schedule-refused", f"{sentence}; change its arguments") from error
+
+
 def make_schedule(
-    make: Callable[..., Any], optimizer: torch.optim.Optimizer, interval: str, trainer: pl.Trainer
+    make: Callable[..., Any], optimizer: torch.optim.Optimizer, interval: str, trainer: pl.Trainer, data: Any
 ) -> Any:
     """Makes a schedule that advances every `step` or `epoch` by `make`, a class, a function, or a partial of one.
 
-    One that takes `total_steps` and was given none gets the length of the training. Raises UsageError if it refuses its
-    arguments, ends before the training, or goes by a validation that there won't be.
+    One that takes `total_steps` and was given none gets the length of the training on `data`. Raises UsageError if it
+    refuses its arguments, ends before the training, or goes by a validation that there won't be.
     """
     given = make.keywords if isinstance(make, partial) else {}
     takes_length = "total_steps" in {**inspect.signature(make).parameters, **given}
     has_length = any(given.get(name) is not None for name in ("total_steps", "epochs"))  # OneCycleLR multiplies epochs
-    length = _length(trainer, interval)
+    length = _length(trainer, data, interval)
     options = {"total_steps": length} if takes_length and not has_length and length else {}
     try:
         scheduler = make(optimizer, **options)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise UsageError("schedule-refused", f"--model.lr_scheduler: {error}") from error
-    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    except UserError:
+        raise
+    except Exception as error:  # a user's own may raise anything
+        raise UsageError("schedule-refused", f"--model.lr_scheduler: {reason(error)}") from error
     holds_out = not isinstance(data, CIFAR10DataModule) or data.val_size
     validates = holds_out and trainer.limit_val_batches and trainer.check_val_every_n_epoch == 1
     if isinstance(scheduler, ReduceLROnPlateau) and (interval == "step" or not validates):
         plateau = "--model.lr_scheduler ReduceLROnPlateau goes by the validation of every epoch"
         epoch = "--model.lr_scheduler_interval epoch and --data.val_size, and leave --trainer.limit_val_batches"
         raise UsageError("schedule-refused", f"{plateau}; set {epoch} and --trainer.check_val_every_n_epoch at 1")
-    require_room(scheduler, interval, trainer)
+    require_room(scheduler, interval, trainer, data)
     return scheduler
 
 
-def require_room(scheduler: Any, interval: str, trainer: pl.Trainer) -> None:
+def require_room(scheduler: Any, interval: str, trainer: pl.Trainer, data: Any) -> None:
     """Raises UsageError for a schedule, perhaps loaded from a checkpoint, that has fewer steps than the training."""
-    length = _length(trainer, interval) or 0
+    length = _length(trainer, data, interval) or 0
     if interval == "step" and trainer.max_steps != -1:
         length = min(length, trainer.max_steps)
     if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < length:  # torch raises at the first step too many
@@ -175,8 +201,8 @@ def batches_before(trainer: pl.Trainer, data: Any, share: float, epoch: int) -> 
     if share == 1:
         return None
     batches = batches_of_an_epoch(trainer, data) or 0
-    epochs: float | None = _length(trainer, "epoch")
-    if not epochs and (steps := _length(trainer, "step")):
+    epochs: float | None = _length(trainer, data, "epoch")
+    if not epochs and (steps := _length(trainer, data, "step")):
         epochs = steps / max(1, ceil(batches / trainer.accumulate_grad_batches))
     if not epochs:
         flags = "--trainer.max_epochs or --trainer.max_steps"
@@ -186,15 +212,16 @@ def batches_before(trainer: pl.Trainer, data: Any, share: float, epoch: int) -> 
 
 def share_done(trainer: pl.Trainer, epoch: float) -> float:
     """Returns the share of the training, from 0 to 1, that is done in `epoch`: 2.5 is the middle of the third."""
-    if epochs := _length(trainer, "epoch"):
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if epochs := _length(trainer, data, "epoch"):
         return epoch / epochs
-    if steps := _length(trainer, "step"):
-        of_an_epoch = ceil((batches_of_an_epoch(trainer, trainer.datamodule) or 0) / trainer.accumulate_grad_batches)  # type: ignore[attr-defined]
+    if steps := _length(trainer, data, "step"):
+        of_an_epoch = ceil((batches_of_an_epoch(trainer, data) or 0) / trainer.accumulate_grad_batches)
         return min(1.0, epoch * of_an_epoch / steps)
     return 0.0
 
 
-def _length(trainer: pl.Trainer, interval: str) -> int | None:
+def _length(trainer: pl.Trainer, data: Any, interval: str) -> int | None:
     """Returns the epochs or steps of a training, if known; steps are `max_steps` only if there is no `max_epochs`."""
     epochs = None if trainer.max_epochs == -1 else trainer.max_epochs
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -205,7 +232,7 @@ def _length(trainer: pl.Trainer, interval: str) -> int | None:
     if epochs is None:
         return None if trainer.max_steps == -1 else trainer.max_steps
     scheduler = next((c for c in trainer.callbacks if isinstance(c, GradientAccumulationScheduler)), None)  # type: ignore[attr-defined]
-    batches = batches_of_an_epoch(trainer, trainer.datamodule)  # type: ignore[attr-defined]
+    batches = batches_of_an_epoch(trainer, data)
     if batches is None:
         return None
     if scheduler is None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from conftest import Cli, paint_pictures, refused
-from mirrors import Request, Start, mirror, no_proxy
+from mirrors import Mirror, Request, Start, mirror, no_proxy
 from PIL import Image
 from published import (
     COARSE_NAMES,
@@ -114,14 +114,27 @@ def test_of_two_data_sets_in_a_folder_cifar_10_is_taken_unless_the_other_is_name
     assert {dataset: open_images(tmp_path, dataset, NOWHERE).kind for dataset in taken} == taken
 
 
+def test_a_data_set_that_is_named_is_downloaded_beside_the_other(tmp_path: Path, mirror: Start) -> None:
+    def sends(archive: bytes) -> Mirror:
+        def answer(request: Request) -> None:
+            request.head_from(0, len(archive))
+            request.wfile.write(archive)
+
+        return mirror(answer)
+
+    ten = write_batches(tmp_path / "10", FILES_OF_10).parent
+    assert open_images(ten, "cifar100", [sends(ARCHIVE).url]).kind == "cifar100"
+    hundred = write_archives(tmp_path / "100", "cifar-100")
+    assert open_images(hundred, "cifar10", [sends(ARCHIVE_OF_10).url]).kind == "cifar10"
+    for root in (ten, hundred):
+        kinds = [open_images(root, name, NOWHERE).kind for name in (None, "cifar10", "cifar100")]
+        assert kinds == ["cifar10", "cifar10", "cifar100"]
+
+
 def test_a_folder_with_another_data_set_than_named_is_refused_and_says_what_it_holds(tmp_path: Path) -> None:
-    ten, hundred = write_archives(tmp_path / "10", "cifar-10"), write_archives(tmp_path / "100", "cifar-100")
+    hundred = write_archives(tmp_path / "100", "cifar-100")
     others = paint_pictures(tmp_path / "pictures")
     before = sorted(tmp_path.rglob("*"))
-    with refused(UsageError, "data-other", str(ten), "holds CIFAR-10, not CIFAR-100"):
-        open_images(ten, "cifar100", NOWHERE)
-    with refused(UsageError, "data-other", str(hundred), "holds CIFAR-100, not CIFAR-10"):
-        open_images(hundred, "cifar10", NOWHERE)
     with refused(UsageError, "data-other", str(hundred), "CIFAR-100", "train/<class>/"):
         open_images(hundred, "folder", NOWHERE)
     with refused(UsageError, "data-other", str(others), "CIFAR-10", "no class cat"):
@@ -225,7 +238,9 @@ def test_coarse_labels_of_anything_else_are_refused_before_anything_is_written(c
 
 
 def test_real_is_asked_what_it_means(cli: Cli, tmp_path: Path) -> None:
-    assert cli("show", "--data.dataset=real").failed(2, "value-invalid", "--data.dataset", "did you mean cifar10")
+    result = cli("show", "--data.dataset=real")
+    assert result.failed(2, "value-invalid", "--data.dataset real", "folder or drawn", "did you mean cifar10")
+    assert "Literal" not in result.err
     assert cli("show", "--data.dataset=cifar_10").failed(2, "value-invalid", "did you mean cifar10?")
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("data: {dataset: real}")

@@ -19,6 +19,7 @@ from lit_cifar.data.image_files import Resize, Scaling
 from lit_cifar.data.image_folder import cache_name
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.data.sources import open_images
+from lit_cifar.deploy.demo.looking import look, make_gallery
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError
 from lit_cifar.runs.card import RunCard
@@ -153,6 +154,30 @@ def test_a_trained_network_predicts_pictures_scaled_as_in_training(cli: Cli, tmp
     torch.testing.assert_close(standalone(torch.from_numpy(picture)[None]).detach(), expected)
     further = (*words, "--data.root", tmp_path / "fruit", "--ckpt_path", checkpoint, "--data.resize=crop")
     assert cli("fit", *further).failed(2, "checkpoint-of-another-training", "--data.resize (pad, now crop)")
+
+
+@pytest.mark.slow
+def test_exported_files_and_the_demo_scale_pictures_as_in_training(cli: Cli, tmp_path: Path) -> None:
+    root, runs = paint(tmp_path / "fruit"), ("--trainer.default_root_dir", tmp_path)
+    net = ("--model.net=CCT", "--model.net.depth=1", "--model.net.width=32", "--model.net.heads=2")
+    data = (f"--data.root={root}", "--data.image_size=64", "--data.resize=crop", "--data.batch_size=8")
+    assert cli("fit", *net, *data, *runs, "--trainer.max_epochs=1").code == 0
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    classifier = LitClassifier.load_from_checkpoint(checkpoint)
+    picture = root / "test" / "pear" / "1.png"
+    expected = classifier.predict(Image.open(picture))[0]
+    for name, suffix in (("torch", "pt2"), ("safetensors", "safetensors")):  # whose file is compared with predict
+        output = tmp_path / f"model.{suffix}"
+        exported = cli("export", data[0], *runs, "--ckpt_path", checkpoint, "--format", name, "--output", output)
+        assert (exported.code, exported.err) == (0, "")
+        assert "test images" in exported.out
+    program = torch.export.load(tmp_path / "model.pt2").module()
+    pixels = torch.from_numpy(np.array(Image.open(picture)))[None]
+    torch.testing.assert_close(program(pixels)[0], expected)
+    answer = look(classifier, picture.read_bytes())
+    torch.testing.assert_close(torch.tensor([each["probability"] for each in answer["classes"]]), expected)
+    gallery, _ = make_gallery(classifier, root)
+    assert gallery and gallery.images.shape[1:] == (3, 64, 64)
 
 
 @pytest.mark.slow

@@ -4,12 +4,10 @@ import errno
 import os
 import re
 import shutil
-import signal
 import struct
 import subprocess
 import sys
 import termios
-import time
 from pathlib import Path
 
 import pytest
@@ -227,22 +225,6 @@ def test_an_epoch_that_goes_on_has_its_bar_and_so_has_all_that_may_take_long(tmp
     assert "14/14" in gone_on
     for command, name in (("validate", "Validating"), ("predict", "Predicting")):
         assert name in in_terminal([*PYTHON, command, "--ckpt_path=last", "--data.root=pictures"], tmp_path)
-
-
-def test_bench_takes_its_training_with_it(tmp_path: Path) -> None:
-    paint_pictures(tmp_path / "pictures")
-    length = ("--trainer.max_epochs=-1", "--trainer.max_steps=1000000", "--checkpoint_seconds=1")
-    command = [*PYTHON, "bench", "--runs=1", *words()[4:-1], *length]
-    bench = subprocess.Popen(command, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 100
-    while not list(tmp_path.glob("lightning_logs/**/last.ckpt")) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
-    assert children
-    bench.send_signal(signal.SIGTERM)
-    assert bench.communicate(timeout=60)[1] == b""
-    assert bench.returncode == 143
-    assert not any(Path(f"/proc/{child}").exists() for child in children)
 
 
 @pytest.mark.parametrize(("columns", "term"), [(40, "xterm"), (20, "xterm"), (0, "xterm"), (80, "dumb"), (80, "")])

@@ -44,7 +44,7 @@ class Place:
             "show": ("show", *data),
             "export": ("export", best, "--data.root=pictures"),
             "demo": ("demo", best, "--data.root=pictures", "--port=0"),
-            "bench": ("bench", "--runs=1", f"--config={TUTORIAL}"),
+            "compare": ("compare", "--runs=1", f"--config={TUTORIAL}"),
         }
 
     def refuses(self, line: tuple[str, ...], *named: str) -> None:
@@ -212,10 +212,11 @@ OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "--ckpt_path": st.sampled_from(["nowhere", "pictures", "show.png"]),
         "--model.net": st.sampled_from(["os.system", "nothing.Here", "x"]),
     },
-    "bench": {
+    "compare": {
         "--runs": st.one_of(NO_NUMBER, UP_TO_0),
-        "--epochs": st.sampled_from(["x", "", "1,x", "-1", "1.5"]),
-        "--output": st.sampled_from(["nowhere/x.json"]),
+        "--jobs": st.one_of(NO_NUMBER, UP_TO_0),
+        "--vary": st.sampled_from(["x", "x=1,2", "data.batch_size=", "data.batch_size=4,x", "data.batch_size=4,4"]),
+        "--name": st.sampled_from(["../x", ".", "a/b", "con"]),
     },
 }
 """Flags of our own commands, with values that can't be meant."""

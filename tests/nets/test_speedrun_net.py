@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Cli
+from published import NAMES, batch, cifar100_files, pickled, publish, tar, write_batches
 
 from lit_cifar.nets.speedrun import Group, SpeedrunNet
 
@@ -15,7 +16,9 @@ SMALLER = {  # networks that would take long
     "cct": ("--model.net.depth=1", "--model.net.width=64"),
     "convmixer": ("--model.net.depth=1", "--model.net.width=64"),
     "wrn-28-10": ("--model.net.depth=10", "--model.net.widen=1"),
+    "cifar100-wrn-28-10": ("--model.net.depth=10", "--model.net.widen=1"),
 }
+SLOW = ("convmixer", "wrn-28-10", "cifar100-resnet18", "cifar100-wrn-28-10")
 
 
 @pytest.mark.parametrize(
@@ -73,25 +76,40 @@ def test_another_depth_is_refused(cli: Cli, pictures: Path) -> None:
     assert "depth 4" in result.err
 
 
+def both_published(root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small copies of CIFAR-10, unpacked, and of the archive of CIFAR-100."""
+    files = {name: pickled(batch(number)) for number, name in enumerate(NAMES)}
+    publish(monkeypatch, files, b"")
+    write_batches(root, files)
+    files = cifar100_files()
+    archive = tar(files, "cifar-100-python")
+    publish(monkeypatch, files, archive, "cifar100")
+    (root / "cifar-100-python.tar.gz").write_bytes(archive)
+    return root
+
+
 @pytest.mark.parametrize(
     "recipe",
-    [
-        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in ("convmixer", "wrn-28-10") else ())
-        for path in RECIPES
-        if "cifar100" not in path.stem
-    ],
+    [pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ()) for path in RECIPES],
 )
-def test_every_recipe_trains(cli: Cli, pictures: Path, tmp_path: Path, recipe: Path) -> None:
+def test_every_recipe_trains(
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: Path
+) -> None:
     words = [f"--config={recipe}", "--trainer.max_steps=2", f"--trainer.default_root_dir={tmp_path}"]
     if recipe.stem == "parallel":
         result = cli("fit", *words)
         assert "Outside: input size [30, 5] output size [30, 2]" in result.out
         return
     words += SMALLER.get(recipe.stem, ())
-    data = (f"--data.root={pictures}", "--data.batch_size=4", "--data.val_size=3", "--data.eval_batch_size=4")
-    result = cli("fit", *words, *data, "--model.net.init_args.num_classes=3", "--trainer.limit_test_batches=1")
+    if recipe.stem.startswith("cifar100"):
+        words += [f"--data.root={both_published(tmp_path / 'data', monkeypatch)}"]
+    else:
+        words += [f"--data.root={pictures}", "--model.net.init_args.num_classes=3"]
+    words += ["--data.batch_size=4", "--data.val_size=3", "--data.eval_batch_size=4"]
+    result = cli("fit", *words, "--trainer.limit_test_batches=1")
     assert (result.code, result.err) == (0, "")
     report = json.loads((tmp_path / "lightning_logs" / recipe.stem / "version_0" / "report.json").read_text())
     assert report["steps"] == 2
     assert report["images_per_second"] * report["train_seconds"] == pytest.approx(2 * 4)
     assert math.isfinite(report["test_loss"])
+    assert len(report["class_accuracy"]) == (100 if recipe.stem.startswith("cifar100") else 3)

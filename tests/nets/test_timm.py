@@ -13,7 +13,7 @@ from torch import nn
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.timm import Timm
-from lit_cifar.runs.card import describe
+from lit_cifar.runs.card import describe, net_name
 from lit_cifar.runs.network import build_net
 
 if importlib.util.find_spec("timm") is None:
@@ -93,6 +93,7 @@ def test_pretrained_weights_see_of_an_image_what_timm_s_see_of_it_enlarged(
 def test_a_description_makes_the_network_again() -> None:
     net = Timm("test_resnet", "original", num_classes=3, image_size=48, drop_path_rate=0.25)
     again = build_net(describe(net))
+    assert net_name(describe(net)) == "Timm test_resnet"
     assert isinstance(again, Timm)
     assert (again.name, again.stem, again.num_classes, again.image_size) == ("test_resnet", "original", 3, 48)
     assert again.further == {"drop_path_rate": 0.25}

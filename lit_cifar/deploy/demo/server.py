@@ -30,6 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lit_cifar.data.pictures import png
 from lit_cifar.deploy.demo.looking import NAMED, Gallery, look
 from lit_cifar.errors import UsageError, UserError, reason
+from lit_cifar.runs.card import net_name
 from lit_cifar.training.classifier import LitClassifier
 
 LIMIT = 20 * 2**20  # bytes of a picture's file
@@ -81,7 +82,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
     """Returns the page of a classifier, with a note about its gallery, for requests to these host names (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
     about = {
-        "net": type(classifier.net).__name__,
+        "net": net_name(classifier.described["net"]),
         "recipe": classifier.recipe,
         "size": classifier.image_size,
         "classes": classifier.classes,

@@ -12,8 +12,9 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from torch import Tensor
 
-from lit_cifar.evaluation.metrics import percent
+from lit_cifar.evaluation.percentage import percent
 from lit_cifar.training.classifier import LitClassifier
 
 SECONDS_BETWEEN_DRAWINGS = 1 / 8
@@ -28,7 +29,8 @@ class LitProgressBar(ProgressBar):
         self._enabled = True
         self._progress: Progress | None = None
         self._next = 0.0
-        self._validated = -1  # the step of the last validation in the middle of an epoch, whose line is printed
+        self._place = (-1, -1)  # epoch and batch of the last line
+        self._told: set[str] = set()  # what lines of that place have told
 
     def disable(self) -> None:
         self._enabled = False
@@ -82,20 +84,27 @@ class LitProgressBar(ProgressBar):
         elif self._enabled and done % STEPS_BETWEEN_LINES == 0 and isinstance(pl_module, LitClassifier):
             self._print_line(trainer, pl_module, done)
 
-    def _print_line(self, trainer: Trainer, module: LitClassifier, done: int, end: str = "") -> None:
+    def _print_line(
+        self, trainer: Trainer, module: LitClassifier, done: int, accuracy: float | Tensor | None = None
+    ) -> None:
+        """Prints what no line of this epoch and batch has told yet."""
         steps = min(STEPS_BETWEEN_LINES, done) // trainer.accumulate_grad_batches
         since = trainer.global_step - max(1, steps)
         losses = [value for step, value in module.record.curves["train/loss"][-STEPS_BETWEEN_LINES:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
-        print(f"[{trainer.current_epoch + 1}, {done:5d}] loss: {loss}{end}", flush=True)
+        known = {"loss": loss} | ({} if accuracy is None else {"validation accuracy": percent(float(accuracy))})
+        if self._place != (place := (trainer.current_epoch + 1, done)):
+            self._place, self._told = place, set()
+        if new := "  ".join(f"{name}: {value}" for name, value in known.items() if name not in self._told):
+            print(f"[{place[0]}, {done:5d}] {new}", flush=True)
+        self._told |= known.keys()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
-        if self._enabled and isinstance(pl_module, LitClassifier) and trainer.global_step != self._validated:
+        if self._enabled and isinstance(pl_module, LitClassifier):
             accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
             new = trainer.global_step in dict(pl_module.record.curves["val/loss"])
-            end = f"  validation accuracy: {percent(float(accuracy))}" if new and accuracy is not None else ""
-            self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx + 1, end)
+            self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx + 1, accuracy if new else None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         while self._progress is not None:  # so that the message stands alone
@@ -110,9 +119,7 @@ class LitProgressBar(ProgressBar):
         done = trainer.fit_loop.batch_idx + 1
         in_epoch = trainer.state.fn == "fit" and not trainer.sanity_checking and done < trainer.num_training_batches
         if self._enabled and in_epoch and isinstance(pl_module, LitClassifier):
-            self._validated = trainer.global_step
-            accuracy = percent(float(pl_module.val_results["accuracy"]))
-            self._print_line(trainer, pl_module, done, f"  validation accuracy: {accuracy}")
+            self._print_line(trainer, pl_module, done, pl_module.val_results["accuracy"])
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin("Testing", sum(trainer.num_test_batches))
