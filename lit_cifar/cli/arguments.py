@@ -51,9 +51,7 @@ def check_values(config: Any) -> None:
         )
     require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1}")
     require(config.checkpoint_seconds >= 0, "checkpoint_seconds", "must be 0 or more")
-    is_name = re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", config.recipe) is not None
-    require(is_name, "recipe", "must be a name of letters, digits, - and _, not a path")
-    require(not re.fullmatch(RESERVED_BY_WINDOWS, config.recipe), "recipe", "can't be a folder on Windows; use another")
+    check_name("recipe", config.recipe)
     trainer = config.trainer
     for name, least in LEAST.items():
         is_fit = not isinstance(trainer[name], int | float) or trainer[name] >= least
@@ -73,6 +71,17 @@ def check_values(config: Any) -> None:
     most = PROCESSES_PER_CORE * (os.cpu_count() or 1)
     is_fit = trainer.accelerator not in ("auto", "cpu") or devices <= most
     require(is_fit, "trainer.devices", f"is too much for this machine; use at most {most}")
+
+
+def check_name(flag: str, name: str) -> None:
+    """Raises UsageError for a name that a folder can't have everywhere."""
+    why = ""
+    if not re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", name):
+        why = "must be a name of letters, digits, - and _, not a path"
+    elif re.fullmatch(RESERVED_BY_WINDOWS, name):
+        why = "can't be a folder on Windows; use another"
+    if why:
+        raise UsageError("value-out-of-range", f"--{flag} {name} {why}")
 
 
 def checked_note(note: str | None) -> str | None:

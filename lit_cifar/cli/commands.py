@@ -18,6 +18,7 @@ COMMANDS = {
     "nets": ("nets", "List the networks: size, speed, and accuracy as published."),
     "runs": ("runs", "List what was trained: settings, accuracies, how it ended."),
     "compare": ("compare", "Train variants with the same seeds, and compare them."),
+    "sweep": ("sweep", "Search for the best settings, by Optuna."),
     "export": ("export", "Write a trained network to an ONNX, torch.export or safetensors file."),
     "demo": ("demo", "Serve a page on which to try a trained network."),
 }

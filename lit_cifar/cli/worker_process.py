@@ -136,7 +136,8 @@ _stays_open: ExitStack | None = None  # of a worker: the images
 @contextmanager
 def _prepared(output: Path) -> Iterator[None]:
     """Prepares the process for one job, and puts back what the job changes in it."""
-    from lit_cifar.data.sources import kept_open  # imports torch
+    import lit_cifar.cli.fit  # noqa: F401  # library_settings changes what Lightning's import sets
+    from lit_cifar.data.sources import kept_open
 
     global _stays_open
     if _stays_open is None:
@@ -217,8 +218,7 @@ def _config(run: "Run") -> Any:
 
 
 def _val_accuracy(run: "Run") -> float | None:
-    best = run.best.best_model_score if run.best else None
-    accuracy = run.trainer.callback_metrics.get("val/accuracy") if best is None else best
+    accuracy = run.best.best_model_score if run.best else run.trainer.callback_metrics.get("val/accuracy")
     return None if accuracy is None else float(accuracy)
 
 

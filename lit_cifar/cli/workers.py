@@ -83,6 +83,7 @@ class _Slot:
     def __init__(self, index: int, count: int) -> None:
         self._index, self._count = index, count
         self._pool: ProcessPoolExecutor | None = None
+        self._ending: list[Any] = []
 
     def start(self, job: Job) -> Future[Outcome]:
         return self._worker().submit(train, job)
@@ -117,22 +118,23 @@ class _Slot:
             return LOST
 
     def terminate(self) -> None:
-        for worker in self._processes():
+        if self._pool is None:
+            return
+        self._ending = [*(self._pool._processes or {}).values()]
+        for worker in self._ending:
             worker.terminate()
+        self._pool.shutdown(wait=False, cancel_futures=True)  # or a worker whose training has ended would wait for more
 
     def join(self, until: float) -> None:
-        for worker in self._processes():
+        for worker in self._ending:
             worker.join(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
         if self._pool is None:
             return
-        for worker in self._processes():
+        for worker in [*self._ending, *(self._pool._processes or {}).values()]:
             worker.kill()
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = None
+        self._pool, self._ending = None, []
         for end in (self._heard, self._said):
             end.close()
-
-    def _processes(self) -> list[Any]:
-        return [*(self._pool._processes or {}).values()] if self._pool else []

@@ -23,7 +23,17 @@ NOT_SEARCHED = {
         "trials can be compared only if they are measured on the same images",
     ),
     **dict.fromkeys(
-        ("config", "ckpt_path", "resume", "recipe", "trainer.default_root_dir", "trainer.logger", "trainer.devices"),
+        (
+            "config",
+            "ckpt_path",
+            "resume",
+            "recipe",
+            "note",
+            "checkpoint_seconds",
+            "trainer.default_root_dir",
+            "trainer.logger",
+            "trainer.devices",
+        ),
         "it is not a setting of what is trained",
     ),
 }

@@ -103,6 +103,7 @@ class Study:
         self.parameters, self._sampler, self._seed, self._pruner = parameters, sampler, seed, pruner
         self._distributions = {parameter.key: parameter.distribution() for parameter in parameters}
         try_sampler(sampler, self._distributions)
+        pruning = make_pruner(pruner)
         refuse_foreign(self.path)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +118,7 @@ class Study:
                 study_name=names[0] if names else folder.name,
                 direction="maximize",
                 load_if_exists=True,
-                pruner=make_pruner(pruner),
+                pruner=pruning,
             )
             about = {"search": {parameter.key: str(parameter) for parameter in parameters}, "settings": settings}
             about = json.loads(json.dumps(about))
@@ -168,12 +169,12 @@ class Study:
             return False
         return all(parameter.holds(trial.params[parameter.key]) for parameter in self.parameters)
 
-    def tell(self, number: int, accuracy: float | None, seconds: float, reason: str = "", code: str = "") -> Trial:
+    def tell(self, number: int, accuracy: float | None, seconds: float, reason: str = "") -> Trial:
         """Ends a trial: complete with an accuracy, failed with a reason, otherwise pruned."""
         state = TrialState.FAIL if reason else TrialState.PRUNED if accuracy is None else TrialState.COMPLETE
         with self._locked(), using_study(self.path):
             trial_id = trial_id_of(self._storage, self._study, number)
-            for name, value in {"seconds": seconds, "reason": reason, "code": code}.items():
+            for name, value in {"seconds": seconds, "reason": reason}.items():
                 if value:
                     self._storage.set_trial_user_attr(trial_id, name, value)
             try:
@@ -182,6 +183,15 @@ class Study:
                 self._is_exhausted = True
             self._release(number)
             return _described(self._study.get_trials(deepcopy=False)[number])
+
+    def is_shared(self) -> bool:
+        """Whether another process does a trial."""
+        for trial in self.trials():
+            if trial.state == "running" and trial.number not in self._held:
+                if not self._hold(trial.number):
+                    return True
+                self._release(trial.number)
+        return False
 
     def ask_pruner(self, number: int) -> AskPruner:
         return AskPruner(self.path, number, self._pruner)

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 
 from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, TEXT_SIZE, blank, cut, drawing, sentence, wrap
 
@@ -75,7 +75,7 @@ def slices(sweep: dict[str, Any]) -> Figure:
     title = f"Validation accuracy of {sweep['name']} by the values of each parameter"
     if not any(trial["val_accuracy"] is not None for trial in trials):
         return sentence("No trial has a validation accuracy.", title)
-    columns = min(COLUMNS, len(search))
+    columns = 2 if len(search) == 4 else min(COLUMNS, len(search))
     rows = ceil(len(search) / columns)
     figure = blank(max(2, columns) * 3.2 * DPI, (1.2 + 2.9 * rows) * DPI, title)
     parts = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -93,7 +93,11 @@ def slices(sweep: dict[str, Any]) -> Figure:
             values = [names.index(value) for value in values]
         elif parameter["log"]:
             axes.set_xscale("log")
-            axes.set_xlim(parameter["low"] / 1.15, parameter["high"] * 1.15)
+            pad = (parameter["high"] / parameter["low"]) ** 0.04
+            axes.set_xlim(parameter["low"] / pad, parameter["high"] * pad)
+            axes.xaxis.set_major_locator(LogLocator(numticks=5))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
         else:
             pad = 0.04 * (parameter["high"] - parameter["low"])
             axes.set_xlim(parameter["low"] - pad, parameter["high"] + pad)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lit_cifar.data.files import write_whole
 from lit_cifar.data.pictures import data_url
@@ -16,8 +16,10 @@ from lit_cifar.evaluation.percentage import percent
 from lit_cifar.evaluation.statistics import mean_interval, wilson
 from lit_cifar.experiments import sweep_charts
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
-from lit_cifar.experiments.study import Study, Trial
 from lit_cifar.report import figures, tables
+
+if TYPE_CHECKING:
+    from lit_cifar.experiments.study import Study, Trial
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,11 @@ class Again:
 
     seed: int
     state: str
-    val_accuracy: float | None
-    test_accuracy: float | None
-    seconds: float
-    folder: str
+    val_accuracy: float | None = None
+    test_accuracy: float | None = None
+    folder: str = ""
     """Its run folder, from that of the sweep."""
-    reason: str
+    reason: str = ""
     """Why it failed."""
 
 
@@ -50,13 +51,13 @@ class About:
     seed: int
 
 
-def best_of(trials: Sequence[Trial]) -> Trial | None:
+def best_of(trials: "Sequence[Trial]") -> "Trial | None":
     """Returns the first of the complete trials with the highest validation accuracy."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return max(complete, key=lambda trial: trial.accuracy or 0, default=None)
 
 
-def summary(about: About, study: Study, again: Sequence[Again]) -> dict[str, Any]:
+def summary(about: About, study: "Study", again: Sequence[Again]) -> dict[str, Any]:
     """Returns the content of sweep.json; accuracies are shares of 1, intervals 95 %."""
     trials = study.trials()
     best = best_of(trials)

@@ -27,15 +27,15 @@ PATIENCE = 3  # seconds, for a run that was just told to end
 _held: dict[Path, FileLock] = {}
 
 
-def hold(folder: Path, patience: float = PATIENCE) -> None:
-    """Locks a folder for this process until `release`, or raises UserError if another one holds it for so many seconds.
+def hold(folder: Path) -> None:
+    """Locks a folder of checkpoints for this process until `release`, or raises UserError if another one holds it.
 
     The system drops the lock of a killed process.
     """
     folder = folder.resolve()
     if folder in _held or rank_zero_only.rank or not folder.is_dir():  # type: ignore[attr-defined]
         return  # filelock would make the folder
-    lock = FileLock(folder / LOCK, timeout=patience)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE)
     try:
         lock.acquire()
     except Timeout as error:

@@ -91,6 +91,8 @@ class RunStateWriter(Callback):
             state, step = "diverged", exception.step
         elif isinstance(exception, InterruptedRunError | KeyboardInterrupt | SystemExit):
             state = "interrupted"
+        elif isinstance(exception, UserError) and exception.code == "stopped":  # as a trial that is pruned
+            state = "interrupted"
         with suppress(UserError):  # the disk may be what failed
             self._update(trainer, state, step)
         self._state = None
