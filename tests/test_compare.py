@@ -127,7 +127,7 @@ def test_it_goes_on_after_signals_and_kills_and_takes_its_workers_with_it(tmp_pa
         (["--runs=two"], "value-wrong-type", "--runs"),
         (["--run=2"], "flag-unknown", "--runs"),
         (["--vary"], "value-missing", "--vary"),
-        (["--name=../x"], "value-invalid", "../x"),
+        (["--name=../x"], "value-out-of-range", "../x"),
         (["--vary=data.batch_sice=4,8"], "flag-unknown", "--data.batch_size"),
         (["--vary=data.batch_size=4,eight"], "value-invalid", "batch_size=eight"),
         (["--vary=data.batch_size=8,4,8"], "variants-same", "batch_size=8"),

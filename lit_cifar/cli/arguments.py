@@ -13,6 +13,7 @@ from typing import Any
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Timer
 
+from lit_cifar.data.files import RESERVED_BY_WINDOWS
 from lit_cifar.errors import UsageError, UserError, reason
 
 LARGEST = 2**63 - 1  # torch's integers
@@ -24,7 +25,6 @@ NOT_FLOAT32 = ("64", "64-true", "16-true", "bf16-true", "transformer-engine-floa
 LEAST = dict.fromkeys(("accumulate_grad_batches", "check_val_every_n_epoch"), 1)
 LEAST |= dict.fromkeys(("min_epochs", "min_steps", "log_every_n_steps", "gradient_clip_val"), 0)
 LIGHTNING = {"pytorch_lightning", "lightning_fabric"}
-RESERVED_BY_WINDOWS = r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
 
 
 def check_values(config: Any) -> None:
@@ -76,7 +76,7 @@ def check_values(config: Any) -> None:
 def check_name(flag: str, name: str) -> None:
     """Raises UsageError for a name that a folder can't have everywhere."""
     why = ""
-    if not re.fullmatch(r"(?!\.)[\w.-]+(?<!\.)", name):
+    if not re.fullmatch(r"(?!\.)[\w.-]{1,200}(?<!\.)", name):
         why = "must be a name of letters, digits, - and _, not a path"
     elif re.fullmatch(RESERVED_BY_WINDOWS, name):
         why = "can't be a folder on Windows; use another"

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from lit_cifar.cli.arguments import check_name
 from lit_cifar.cli.build import parse
 from lit_cifar.cli.compare_output import Output, print_results
 from lit_cifar.cli.recipes import Given
@@ -23,7 +24,6 @@ from lit_cifar.experiments.comparison import Run, read_run
 from lit_cifar.experiments.comparison_files import Record, holds_another
 from lit_cifar.experiments.variants import (
     OWN,
-    RESERVED_BY_WINDOWS,
     Variant,
     default_name,
     flat,
@@ -94,9 +94,7 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         if getattr(options, name) < 1:
             raise UsageError("value-out-of-range", f"--{name} {getattr(options, name)} must be at least 1")
     if options.name is not None:
-        is_name = re.fullmatch(r"(?!\.)[\w.=+-]+(?<!\.)", options.name) and len(options.name) <= 200
-        if not is_name or re.fullmatch(RESERVED_BY_WINDOWS, options.name):
-            raise UsageError("value-invalid", f"--name {options.name} must be letters, digits, - and _, not a path")
+        check_name("name", options.name)
     own = ("--vary", "--runs", "--jobs", "--name")
     for flag in flags:  # --run is nearer to --runs than to any flag of fit
         name = flag.partition("=")[0]

@@ -15,6 +15,7 @@ from lit_cifar.errors import UserError
 
 RUNS_FLAG = "--trainer.default_root_dir"
 PARTS = ".*.part"  # folders of files that aren't whole yet
+RESERVED_BY_WINDOWS = r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?"  # names that no file can have there
 
 
 def write_whole(path: Path, content: str | bytes, flag: str = RUNS_FLAG) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lit_cifar.data.files import RESERVED_BY_WINDOWS
 from lit_cifar.errors import UsageError
 from lit_cifar.experiments.values import split_values
 
@@ -25,7 +26,6 @@ OWN = {
 REFUSED = ("seed_everything", "ckpt_path", "resume")
 """Flags of `fit` that no comparison takes."""
 LONGEST = 80  # characters of a folder's name
-RESERVED_BY_WINDOWS = r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?"
 
 
 class Variant(NamedTuple):
