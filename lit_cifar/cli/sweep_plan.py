@@ -108,9 +108,11 @@ def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     for flag, what in OF_THE_SWEEP.items():
         if any(word.partition("=")[0] == flag for word in rest):
             raise UsageError("value-invalid", f"{flag} is not for a sweep, which {what}; leave it out")
-    rest = [*(f"--config={recipe}" for recipe in recipes), *rest]
-    if len(named := Given(rest).flags("--config", "-c")) > 1:
-        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(named)}; use one of them")
+    if len(recipes) <= 1:
+        rest = [*(f"--config={recipe}" for recipe in recipes), *rest]
+        recipes = Given(rest).flags("--config", "-c")
+    if len(recipes) > 1:
+        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(recipes)}; use one of them")
     return own, searches, rest
 
 

@@ -89,9 +89,9 @@ class RunStateWriter(Callback):
         step = None
         if isinstance(exception, DivergedError):
             state, step = "diverged", exception.step
-        elif isinstance(exception, InterruptedRunError | KeyboardInterrupt | SystemExit):
-            state = "interrupted"
-        elif isinstance(exception, UserError) and exception.code == "stopped":  # as a trial that is pruned
+        elif isinstance(exception, InterruptedRunError | KeyboardInterrupt | SystemExit) or (
+            getattr(exception, "code", "") == "stopped"  # a trial of a sweep that is pruned
+        ):
             state = "interrupted"
         with suppress(UserError):  # the disk may be what failed
             self._update(trainer, state, step)
