@@ -14,6 +14,7 @@ from lit_cifar.data.image_set import ImageSet
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
+from lit_cifar.nets.timm import Timm
 from lit_cifar.training.step import DirectStep, GradientExchange, take_share
 
 STEPS, RATE = 3, 0.02
@@ -35,6 +36,9 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "head": Head,
     "speedrun": partial(SpeedrunNet, 10, (8, 16, 16)),
     "resnet": ResNet18,
+    "timm test_resnet": partial(Timm, "test_resnet"),
+    "timm resnetv2_18": partial(Timm, "resnetv2_18", channels=(16, 16, 32, 32)),
+    "timm test_efficientnet": partial(Timm, "test_efficientnet"),
 }
 
 
@@ -65,11 +69,16 @@ def train(rank: int, folder: Path, name: str, batch: int, slice_size: int, proce
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "batch", "slice_size", "processes"),
-    [("head", 5, 0, 2), ("head", 4, 2, 3), ("speedrun", 7, 0, 3), ("speedrun", 7, 4, 2), ("resnet", 7, 3, 2)],
+    [
+        *[("head", 5, 0, 2), ("head", 4, 2, 3), ("speedrun", 7, 0, 3), ("speedrun", 7, 4, 2), ("resnet", 7, 3, 2)],
+        *[("timm test_resnet", 7, 0, 2), ("timm resnetv2_18", 7, 0, 2), ("timm test_efficientnet", 7, 3, 2)],
+    ],
 )  # of slices of two images, one of three processes has none
 def test_weights_and_running_statistics_are_those_of_one_process(
     tmp_path: Path, name: str, batch: int, slice_size: int, processes: int
 ) -> None:
+    if name.startswith("timm"):
+        pytest.importorskip("timm", reason="needs timm")
     expected = trained(name, batch, slice_size)
     work = partial(train, folder=tmp_path, name=name, batch=batch, slice_size=slice_size, processes=processes)
     spawn(work, nprocs=processes)

@@ -25,21 +25,21 @@ def test_variants_are_trained_as_by_fit_and_one_that_diverges_does_not_stop_the_
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = (f"--data.root={pictures}", *SMALL, "--trainer.max_epochs=2")
-    words = ("compare", "--vary=model.optimizer.lr=0.01,0.02,1e9", *data, "--data.batch_size=1")
+    words = ("compare", "--vary=model.optimizer.lr=0.01,0.02,1e9", *data, "--data.batch_size=1", "--runs=2")
     before = signal.getsignal(signal.SIGTERM)
-    assert cli(*words).failed(1, "runs-failed", "3 of 9", "lr=1e9, seed 0 (diverged)")
+    assert cli(*words).failed(1, "runs-failed", "2 of 6", "lr=1e9, seed 0 (diverged)")
     assert signal.getsignal(signal.SIGTERM) is before
     found = content(tmp_path / "comparisons" / "tutorial-lr")
     runs = {(run["variant"], run["seed"]): run for run in found["runs"]}
     assert [key for key, run in runs.items() if run["state"] == "finished"] == [
-        (f"lr={rate}", seed) for seed in range(3) for rate in (0.01, 0.02)
+        (f"lr={rate}", seed) for seed in range(2) for rate in (0.01, 0.02)
     ]
     assert found["variants"][0]["differs"] == {"model.optimizer.lr": 0.01}
 
-    fit = cli("fit", *data, "--data.batch_size=1", "--model.optimizer.lr=0.02", "--seed_everything=2")
+    fit = cli("fit", *data, "--data.batch_size=1", "--model.optimizer.lr=0.02", "--seed_everything=1")
     assert fit.code == 0, fit.err
     alone = json.loads((tmp_path / "lightning_logs/tutorial/version_0/report.json").read_text())
-    run = runs["lr=0.02", 2]
+    run = runs["lr=0.02", 1]
     beside = json.loads((tmp_path / "comparisons/tutorial-lr" / run["folder"] / "report.json").read_text())
     assert (beside["test_loss"], run["val_accuracy"]) == (alone["test_loss"], alone["val_accuracy"])  # bit for bit
     assert [value for _, value in run["curves"]["val/accuracy"]] == pytest.approx([run["val_accuracy"]] * 2, abs=1)
@@ -60,7 +60,8 @@ def started(folder: Path, *words: str) -> "subprocess.Popen[str]":
 
 
 def newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.rglob("last.ckpt")), default=0.0)
+    checkpoints = folder.glob("comparisons/*/runs/*/*/lightning_logs/*/version_*/checkpoints/last.ckpt")
+    return max((path.stat().st_mtime for path in checkpoints), default=0.0)
 
 
 def wait_for_training(process: "subprocess.Popen[str]", folder: Path) -> None:
@@ -109,13 +110,13 @@ def test_it_goes_on_after_signals_and_kills_and_takes_its_workers_with_it(tmp_pa
             os.kill(worker, signal.SIGKILL)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 1, err
-    assert "[process-lost]" in out and "momentum=0.8, seed 0 (failed)" in err
+    assert "[process-lost]" in out and "(failed)" in err
     process = started(tmp_path, *words)
     out, err = process.communicate(timeout=200)
     assert (process.returncode, err) == (0, "")
     runs = content(tmp_path / "comparisons/tutorial-momentum")["runs"]
     assert [run["state"] for run in runs] == ["finished", "finished"]
-    folders = [*(tmp_path / "comparisons").rglob("version_*")]
+    folders = [*tmp_path.glob("comparisons/*/runs/*/*/lightning_logs/*/version_*")]
     assert len(folders) == 2, folders  # each went on where it was
 
 

@@ -176,7 +176,7 @@ def test_without_the_extra_it_says_what_to_install(
 @pytest.mark.parametrize(
     ("words", "error", "name"),
     [
-        (["--format=tflite"], "value-invalid", "'onnx', 'torch', 'safetensors'"),
+        (["--format=tflite"], "value-invalid", "onnx, torch or safetensors"),
         (["--fromat=onnx"], "flag-unknown", "--format"),
         (["--ckpt_path=gone.ckpt"], "checkpoint-missing", "gone.ckpt"),
         (["--ckpt_path=best"], "checkpoint-missing", "best.ckpt"),

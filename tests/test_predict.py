@@ -208,7 +208,7 @@ def test_its_own_contact_sheet_is_no_picture_of_yours(predict: Cli) -> None:
         (["a.png", "--output=a.png/b"], "output-refused", "--output a.png/b"),
         (["--data.images"], "value-missing", "--data.images"),
         (["a.png", "--outputs=b"], "flag-unknown", "--output"),
-        (["a.png", "--model.test_time_augmentation=twice"], "value-invalid", "'none', 'flip', 'flip-shift'"),
+        (["a.png", "--model.test_time_augmentation=twice"], "value-invalid", "none, flip or flip-shift"),
         (["a.png", "--model.net=mine"], "network-unknown", "--model.net mine"),
         (["a.png", "--model.net=torch.nn.Nothing"], "network-unknown", "--model.net torch.nn.Nothing"),
         (["a.png", "--model.net=builtins.dict"], "network-unknown", "--model.net builtins.dict"),

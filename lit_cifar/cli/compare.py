@@ -22,6 +22,7 @@ from lit_cifar.evaluation.statistics import scipy_stats
 from lit_cifar.experiments.comparison import Run, read_run
 from lit_cifar.experiments.comparison_files import Record, holds_another
 from lit_cifar.experiments.variants import (
+    OWN,
     RESERVED_BY_WINDOWS,
     Variant,
     default_name,
@@ -69,7 +70,7 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     parser = argparse.ArgumentParser(
         prog="python -m lit_cifar compare",
         usage="%(prog)s [RECIPE ...] [--vary KEY=V1,V2,...] [options]\n"
-        "       python -m lit_cifar compare --checkpoints CHECKPOINT CHECKPOINT ... [options]",
+        "       python -m lit_cifar compare --checkpoints A B ... [options]",
         description="Train several recipes, or one with several values of a setting, with the same seeds, and say which"
         " differences are more than chance. Validation accuracy decides. What was interrupted goes on, if the same"
         " command is started again.",
@@ -98,8 +99,9 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
             raise UsageError("value-invalid", f"--name {options.name} must be letters, digits, - and _, not a path")
     own = ("--vary", "--runs", "--jobs", "--name")
     for flag in flags:  # --run is nearer to --runs than to any flag of fit
-        if re.fullmatch(r"--\w+(=.*)?", flag) and (hint := meant(flag.partition("=")[0], own)):
-            raise UsageError("flag-unknown", f"there is no flag {flag.partition('=')[0]}; {hint}")
+        name = flag.partition("=")[0]
+        if re.fullmatch(r"--\w+", name) and name[2:] not in OWN and (hint := meant(name, own)):
+            raise UsageError("flag-unknown", f"there is no flag {name}; {hint}")
     return options, recipes, flags
 
 

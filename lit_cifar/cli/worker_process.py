@@ -102,10 +102,7 @@ def train(job: Job) -> Outcome:
     job.folder.mkdir(parents=True, exist_ok=True)
     with _prepared(job.folder / "output.txt"):
         until = time.monotonic() + SECONDS_TO_END
-        while True:
-            outcome = _outcome(job)
-            if outcome.code != "run-locked" or time.monotonic() > until:
-                break
+        while (outcome := _outcome(job)).code == "run-locked" and time.monotonic() < until:
             time.sleep(1)  # the worker of a command that was just killed still writes its checkpoint
         if outcome.sentence:
             print(f"lit_cifar: {outcome.sentence} [{outcome.code}]", file=sys.stderr)
@@ -127,7 +124,8 @@ def check(job: Job) -> Checked:
         if not isinstance(run.model, LitClassifier) or run.trainer.fast_dev_run or not run.trainer.loggers:  # type: ignore[attr-defined]
             return Checked()
         data: Any = run.data
-        counts = {"train": len(data.images.train.labels), "test": len(data.images.test.labels), "val": data.val_size}
+        counts = {"train": len(data.images.train.labels), "test": len(data.images.test.labels)}
+        counts["val"] = data.val_size if run.trainer.limit_val_batches else 0
         about = {"title": data.title, "classes": list(data.classes), "why_drawn": data.images.why_drawn}
         return Checked(data=about | counts)
 
@@ -192,7 +190,7 @@ def _trained(job: Job) -> Outcome:
         run.trainer.callbacks.insert(0, _ending_early(job.is_enough))
     with _telling_progress(run):
         carry_out("fit", run, job.tests)
-    folder = Path(run.trainer.log_dir or job.folder)
+    folder = Path(getattr(run.trainer.logger, "log_dir", job.folder))  # trainer.log_dir asks other ranks: they ended
     if not job.tests or (folder / "report.json").is_file():
         return Outcome("finished", folder, val_accuracy=_val_accuracy(run))
     sentence = "it wrote no report: leave --trainer.logger on, and use images with a folder test"

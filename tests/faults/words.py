@@ -215,7 +215,7 @@ OWN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "compare": {
         "--runs": st.one_of(NO_NUMBER, UP_TO_0),
         "--jobs": st.one_of(NO_NUMBER, UP_TO_0),
-        "--vary": st.sampled_from(["x", "x=1,2", "data.batch_size=", "data.batch_size=4,x", "data.batch_size=4,4"]),
+        "--vary": st.sampled_from(["x", "data.batch_size=", "data.batch_size=1,,2", "seed_everything=1,2"]),
         "--name": st.sampled_from(["../x", ".", "a/b", "con"]),
     },
 }
