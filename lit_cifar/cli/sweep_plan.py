@@ -30,7 +30,7 @@ from lit_cifar.runs.folder import WholeConfig
 SWEEPS = "sweeps"
 DESCRIPTION = """Search for the recipe with the highest validation accuracy, by Optuna; then train it again with three
 other seeds, and test only these. Started again, the same command goes on. Started in several terminals, they share the
-trials."""
+trials. Flags of fit, such as --data.root DIR, go to all trials."""
 FLAGS = {  # type, default, help
     "--trials": (int, 30, "Number of trials, counted over all processes and starts."),
     "--hours": (float | None, None, "Start no trial after so many hours. Those that run are finished."),
@@ -69,7 +69,7 @@ class Plan:
 def plan(words: list[str]) -> Plan:
     """Reads the command line of a sweep, and lets fit refuse what it can't take, such as an end of a range."""
     parser = Parser(prog="python -m lit_cifar sweep", description=" ".join(DESCRIPTION.split()))
-    parser.usage = "%(prog)s [RECIPE] --search KEY=VALUES [options] [flags of fit for all trials]"
+    parser.usage = "%(prog)s [RECIPE] --search KEY=VALUES ... [options]"
     text = "What to search (repeatable): KEY=LOW..HIGH, KEY=log:LOW..HIGH, or KEY=A,B,C. KEY is a flag of fit."
     parser.add_argument("--search", type=str, metavar="KEY=VALUES", help=text)
     for name, (kind, default, text) in FLAGS.items():
