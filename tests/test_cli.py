@@ -62,7 +62,11 @@ MISTAKES: list[tuple[list[str], str, tuple[str, ...]]] = [
     (["fit", "--trainer.max_epoch=3"], "flag-unknown", ("--trainer.max_epoch;", "did you mean --trainer.max_epochs?")),
     (["fit", "extra"], "flag-unknown", ("extra",)),
     (["fitt"], "command-unknown", ("fitt", "did you mean fit?")),
-    (["xyz"], "command-unknown", ("xyz", "fit, validate, test, predict, show, nets, runs, compare, export, demo")),
+    (
+        ["xyz"],
+        "command-unknown",
+        ("xyz", "fit, validate, test, predict, show, nets, runs, compare, sweep, export, demo"),
+    ),
     (["fit", "--config", "nowhere.yaml"], "recipe-missing", ("--config nowhere.yaml",)),
     (["fit", "--config"], "value-missing", ("--config",)),
     (["fit", "--data.batch_size"], "value-missing", ("--data.batch_size",)),

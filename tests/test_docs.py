@@ -155,7 +155,7 @@ def test_the_commands_run(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert cli("fit", HELD_OUT, "--trainer.max_epochs=1").code == 0  # a run for the commands that need one
     run = 0
     for words in commands(ROOT / "docs" / name):
-        if words[0] in ("demo", "compare") or ELSEWHERE & set(words):
+        if words[0] in ("demo", "compare", "sweep") or ELSEWHERE & set(words):
             continue  # has a test of its own
         flags = [*{"fit": (HELD_OUT, "--trainer.max_epochs=2"), "show": (HELD_OUT,)}.get(words[0], ())]
         if {"--model.net", "--model.loss"} & set(words):

@@ -10,7 +10,7 @@ from conftest import Cli
 
 import lit_cifar
 
-COMMANDS = ("fit", "validate", "test", "predict", "show", "nets", "runs", "compare", "export", "demo")
+COMMANDS = ("fit", "validate", "test", "predict", "show", "nets", "runs", "compare", "sweep", "export", "demo")
 
 
 def test_help_is_one_table_of_all_commands_with_a_line_each(cli: Cli) -> None:

@@ -30,7 +30,7 @@ from lit_cifar.runs.folder import WholeConfig
 SWEEPS = "sweeps"
 DESCRIPTION = """Search for the recipe with the highest validation accuracy, by Optuna; then train it again with three
 other seeds, and test only these. Started again, the same command goes on. Started in several terminals, they share the
-trials."""
+trials. Flags of fit, such as --data.root DIR, go to all trials."""
 FLAGS = {  # type, default, help
     "--trials": (int, 30, "Number of trials, counted over all processes and starts."),
     "--hours": (float | None, None, "Start no trial after so many hours. Those that run are finished."),
@@ -69,7 +69,7 @@ class Plan:
 def plan(words: list[str]) -> Plan:
     """Reads the command line of a sweep, and lets fit refuse what it can't take, such as an end of a range."""
     parser = Parser(prog="python -m lit_cifar sweep", description=" ".join(DESCRIPTION.split()))
-    parser.usage = "%(prog)s [RECIPE] --search KEY=VALUES [options] [flags of fit for all trials]"
+    parser.usage = "%(prog)s [RECIPE] --search KEY=VALUES ... [options]"
     text = "What to search (repeatable): KEY=LOW..HIGH, KEY=log:LOW..HIGH, or KEY=A,B,C. KEY is a flag of fit."
     parser.add_argument("--search", type=str, metavar="KEY=VALUES", help=text)
     for name, (kind, default, text) in FLAGS.items():
@@ -108,9 +108,11 @@ def _split(words: list[str]) -> tuple[list[str], list[str], list[str]]:
     for flag, what in OF_THE_SWEEP.items():
         if any(word.partition("=")[0] == flag for word in rest):
             raise UsageError("value-invalid", f"{flag} is not for a sweep, which {what}; leave it out")
-    rest = [*(f"--config={recipe}" for recipe in recipes), *rest]
-    if len(named := Given(rest).flags("--config", "-c")) > 1:
-        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(named)}; use one of them")
+    if len(recipes) <= 1:
+        rest = [*(f"--config={recipe}" for recipe in recipes), *rest]
+        recipes = Given(rest).flags("--config", "-c")
+    if len(recipes) > 1:
+        raise UsageError("value-invalid", f"sweep takes one recipe, not {' and '.join(recipes)}; use one of them")
     return own, searches, rest
 
 

@@ -79,8 +79,9 @@ class SweepLines:
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
                 self.say(f"{what}, {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
         if (flattered := sweep["flattered_by"]) is not None:
-            how = f"by {flattered * 100:.1f} points" if flattered > 0 else f"not at all ({flattered * 100:.1f} points)"
-            self.say(f"The winner was flattered {how}: it was picked as the highest of {plural(self._trials, 'trial')}")
+            count, points = plural(len(sweep["trials"]), "trial"), f"{abs(flattered) * 100:.1f} points"
+            how = f"is {points} higher" if flattered > 0 else f"is not higher but {points} lower"
+            self.say(f"Picked as the highest of {count}, the winner's {how} than that of the other seeds")
         if sweep["test_accuracy"] is None:
             self.say("Nothing was tested")
         self.say(f"Written: {folder}/ with {', '.join(path.name for path in written)}")

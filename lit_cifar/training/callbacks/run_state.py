@@ -90,7 +90,7 @@ class RunStateWriter(Callback):
         if isinstance(exception, DivergedError):
             state, step = "diverged", exception.step
         elif isinstance(exception, InterruptedRunError | KeyboardInterrupt | SystemExit) or (
-            isinstance(exception, UserError) and exception.code == "stopped"
+            getattr(exception, "code", "") == "stopped"  # a trial of a sweep that is pruned
         ):
             state = "interrupted"
         with suppress(UserError):  # the disk may be what failed
