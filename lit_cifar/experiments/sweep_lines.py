@@ -79,9 +79,9 @@ class SweepLines:
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
                 self.say(f"{what}, {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
         if (flattered := sweep["flattered_by"]) is not None:
-            count, points = plural(len(sweep["trials"]), "trial"), f"{abs(flattered) * 100:.1f} points"
-            how = f"is {points} higher" if flattered > 0 else f"is not higher but {points} lower"
-            self.say(f"Picked as the highest of {count}, the winner's {how} than that of the other seeds")
+            how = f"flattered by {flattered * 100:.1f} points" if flattered >= 0.0005 else "not flattered"
+            why = f"it is the highest of {plural(len(sweep['trials']), 'trial')}"
+            self.say(f"The winner's validation accuracy was {how}: {why}, and other seeds have other luck")
         if sweep["test_accuracy"] is None:
             self.say("Nothing was tested")
         self.say(f"Written: {folder}/ with {', '.join(path.name for path in written)}")
