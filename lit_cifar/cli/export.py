@@ -8,7 +8,7 @@ from rich.console import Console
 from lit_cifar.cli.parser import Parser, add_checkpoint_arguments
 from lit_cifar.cli.start import load
 from lit_cifar.deploy.export import FORMATS, FormatName, check_images, check_output, export
-from lit_cifar.runs.card import net_name
+from lit_cifar.nets import net_name
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Networks, one family a file. A network keeps its constructor's arguments as attributes of the same names."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 NETS = {
     "Net": "tutorial",
@@ -32,3 +33,12 @@ class Published(NamedTuple):
 def class_path(name: str) -> str:
     """Returns the import path of one of the networks in NETS."""
     return f"{__name__}.{NETS[name]}.{name}"
+
+
+def net_name(net: Mapping[str, Any]) -> str:
+    """Returns a described network's class and, if it makes networks by name, that of this one: `Timm resnet18`."""
+    arguments = net.get("init_args")
+    known = arguments.items() if isinstance(arguments, Mapping) else ()
+    names = [value for key, value in known if key == "name" or str(key).endswith("_name")]
+    named = (name for name in names if isinstance(name, str) and name.isprintable())
+    return " ".join([net["class_path"].rpartition(".")[2], *named])

@@ -27,9 +27,10 @@ from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, 
 from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import wilson
+from lit_cifar.nets import net_name
 from lit_cifar.report import charts, figures, tables
 from lit_cifar.report.loggers import log_report
-from lit_cifar.runs.card import UNCHANGED, RunCard, net_name
+from lit_cifar.runs.card import UNCHANGED, RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 

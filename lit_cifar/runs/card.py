@@ -147,14 +147,6 @@ class RunCard:
         return found
 
 
-def net_name(net: Description) -> str:
-    """Returns a network's class and, if it makes networks by name, that of this one: `ResNet18`, `Timm resnet18`."""
-    arguments = (net.get("init_args") or {}).items()
-    names = [value for key, value in arguments if key == "name" or key.endswith("_name")]
-    named = (name for name in names if isinstance(name, str) and name.isprintable())
-    return " ".join([net["class_path"].rpartition(".")[2], *named])
-
-
 def _settings(label: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yields each setting in a field, by its flag; that of a class is its class path."""
     if not isinstance(value, dict):

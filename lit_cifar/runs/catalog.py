@@ -14,6 +14,7 @@ from typing import Any
 
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.statistics import wilson
+from lit_cifar.nets import net_name
 from lit_cifar.runs.state import RUNS, RunState, damaged, is_alive, is_number, is_share, read_json, read_state, time_of
 
 LARGEST_REPORT = 64_000_000  # bytes; it holds a confusion matrix, of a thousand classes 10 MB
@@ -140,10 +141,8 @@ def _of_state(state: RunState, folder: Path) -> dict[str, Any]:
                 found["settings"] |= flat(value, FLAGS.get(name, name))
         except ValueError as error:
             raise damaged(folder / "run.json", str(error)) from error
-        net = _field(found["net"], "class_path", str, folder / "run.json").rpartition(".")[2]
-        arguments = found["net"].get("init_args")
-        named = arguments.get("name") if net == "Timm" and isinstance(arguments, dict) else None
-        found["net"] = f"{net} {named}" if isinstance(named, str) else net
+        _field(found["net"], "class_path", str, folder / "run.json")
+        found["net"] = net_name(found["net"])
     return found
 
 

@@ -11,9 +11,10 @@ from conftest import refused
 from torch import nn
 
 from lit_cifar.errors import UsageError, UserError
+from lit_cifar.nets import net_name
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.timm import Timm
-from lit_cifar.runs.card import describe, net_name
+from lit_cifar.runs.card import describe
 from lit_cifar.runs.network import build_net
 
 if importlib.util.find_spec("timm") is None:

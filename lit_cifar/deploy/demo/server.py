@@ -30,7 +30,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from lit_cifar.data.pictures import png
 from lit_cifar.deploy.demo.looking import NAMED, Gallery, look
 from lit_cifar.errors import UsageError, UserError, reason
-from lit_cifar.runs.card import net_name
+from lit_cifar.nets import net_name
 from lit_cifar.training.classifier import LitClassifier
 
 LIMIT = 20 * 2**20  # bytes of a picture's file
