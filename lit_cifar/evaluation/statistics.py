@@ -1,6 +1,6 @@
 """How sure numbers are: intervals of accuracies, and tests of whether one is really higher than another.
 
-All intervals are 95 %, all tests two-sided, all shares 0 to 1. Needs scipy (`pip install 'lit_cifar[compare]'`), except
+All intervals are 95 %, all tests two-sided, all shares 0 to 1. Needs scipy (`pip install -e '.[compare]'`), except
 for the intervals of shares, which every report has.
 """
 
