@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import CLASSES, Cli, paint_pictures
+from torch.utils.tensorboard import SummaryWriter
 
 SMALL = ("--data.val_size=6", "--model.net.init_args.num_classes=3")
 
@@ -21,7 +22,7 @@ def content(folder: Path) -> Any:
 
 @pytest.mark.slow
 def test_variants_are_trained_as_by_fit_and_one_that_diverges_does_not_stop_the_others(
-    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = (f"--data.root={pictures}", *SMALL, "--trainer.max_epochs=2")
@@ -46,8 +47,13 @@ def test_variants_are_trained_as_by_fit_and_one_that_diverges_does_not_stop_the_
 
     again = cli("compare", "--vary=model.optimizer.lr=0.01,0.02", "--name=tutorial-lr", *data, "--data.batch_size=1")
     assert again.failed(2, "comparison-other", "tutorial-lr")  # the one that diverged would be lost
+    folder = tmp_path / "comparisons/tutorial-lr" / runs["lr=0.02", 0]["folder"]
+    for step, purge_step in ((10**6, None), (10, 11)):  # as a run does that was killed and resumed
+        with SummaryWriter(str(folder), purge_step=purge_step) as writer:
+            writer.add_scalar("val/accuracy", 0.5, step)
     more = cli("compare", "--vary=model.optimizer.lr=0.01,0.02,1e9,0.03", *data, "--data.batch_size=1", "--runs=1")
     assert more.out.count("found finished") == 2
+    assert not [record for record in caplog.records if record.name == "tensorboard"]
     assert len(content(tmp_path / "comparisons" / "tutorial-lr")["runs"]) == 4
 
 

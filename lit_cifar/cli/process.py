@@ -30,6 +30,7 @@ LEVELS = {
     "pytorch_lightning.loggers.mlflow": logging.ERROR,  # it creates what it warns is missing
     "pytorch_lightning.callbacks": logging.INFO,  # whoever adds a callback or a profiler wants what it says
     "pytorch_lightning.profilers": logging.INFO,
+    "tensorboard": logging.ERROR,  # it warns of points that a resumed run has replaced
 }
 UNACTIONABLE = (
     r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
