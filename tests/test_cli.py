@@ -143,7 +143,7 @@ def test_of_several_recipes_the_later_count_and_flags_after_them_more(cli: Cli, 
 def test_short_class_names_and_added_callbacks_become_class_paths(cli: Cli) -> None:
     words = ["--model.optimizer=AdamW", "--model.optimizer.lr=0.01", "--model.lr_scheduler=StepLR"]
     words += ["--model.lr_scheduler.step_size=2", "--trainer.callbacks+=EarlyStopping"]
-    words += ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks+=Timer"]
+    words += ["--trainer.callbacks.monitor=loss/val", "--trainer.callbacks+=Timer"]
     result = cli("fit", *words, "--print_config")
     assert result.code == 0, result.err
     config = yaml.safe_load(result.out)
@@ -152,7 +152,7 @@ def test_short_class_names_and_added_callbacks_become_class_paths(cli: Cli) -> N
     assert config["model"]["lr_scheduler"]["init_args"]["step_size"] == 2
     callbacks = config["trainer"]["callbacks"]
     assert [each["class_path"].rpartition(".")[2] for each in callbacks] == ["EarlyStopping", "Timer"]
-    assert callbacks[0]["init_args"]["monitor"] == "val/loss"
+    assert callbacks[0]["init_args"]["monitor"] == "loss/val"
 
 
 def test_classes_of_a_recipe_take_the_place_of_ours(cli: Cli, tmp_path: Path) -> None:

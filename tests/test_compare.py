@@ -43,14 +43,14 @@ def test_variants_are_trained_as_by_fit_and_one_that_diverges_does_not_stop_the_
     run = runs["lr=0.02", 1]
     beside = json.loads((tmp_path / "comparisons/tutorial-lr" / run["folder"] / "report.json").read_text())
     assert (beside["test_loss"], run["val_accuracy"]) == (alone["test_loss"], alone["val_accuracy"])  # bit for bit
-    assert [value for _, value in run["curves"]["val/accuracy"]] == pytest.approx([run["val_accuracy"]] * 2, abs=1)
+    assert [value for _, value in run["curves"]["accuracy/val"]] == pytest.approx([run["val_accuracy"]] * 2, abs=1)
 
     again = cli("compare", "--vary=model.optimizer.lr=0.01,0.02", "--name=tutorial-lr", *data, "--data.batch_size=1")
     assert again.failed(2, "comparison-other", "tutorial-lr")  # the one that diverged would be lost
     folder = tmp_path / "comparisons/tutorial-lr" / runs["lr=0.02", 0]["folder"]
     for step, purge_step in ((10**6, None), (10, 11)):  # as a run does that was killed and resumed
         with SummaryWriter(str(folder), purge_step=purge_step) as writer:
-            writer.add_scalar("val/accuracy", 0.5, step)
+            writer.add_scalar("accuracy/val", 0.5, step)
     more = cli("compare", "--vary=model.optimizer.lr=0.01,0.02,1e9,0.03", *data, "--data.batch_size=1", "--runs=1")
     assert more.out.count("found finished") == 2
     assert not [record for record in caplog.records if record.name == "tensorboard"]

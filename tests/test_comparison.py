@@ -25,7 +25,7 @@ def variant(name: str, **varied: str) -> Variant:
 
 
 def runs_of(name: str, accuracies: list[float], seconds: float = 10) -> list[Run]:
-    curves = {"val/accuracy": [(1.0, 0.2), (2.0, 0.5)], "val/loss": [(1.0, 2.0)]}
+    curves = {"accuracy/val": [(1.0, 0.2), (2.0, 0.5)], "loss/val": [(1.0, 2.0)]}
     return [
         Run(
             name,

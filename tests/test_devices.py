@@ -51,7 +51,7 @@ def train(root: Path, devices: int, *words: str) -> None:
 
 def assert_same_training(one: Path, other: Path) -> None:
     assert largest_relative_difference(last_checkpoint(one), last_checkpoint(other)) <= 1e-5
-    losses = [tensorboard_curves(root)["train/loss"] for root in (one, other)]
+    losses = [tensorboard_curves(root)["loss/train"] for root in (one, other)]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
     assert losses[0]
     for (_, a), (_, b) in zip(*losses, strict=True):

@@ -71,7 +71,7 @@ def a_picture(folder: Path) -> None:
 
 
 BLOCKS = {  # by a phrase that stands in this block alone
-    "trainer.save_checkpoint(": Block(prints="test/accuracy"),
+    "trainer.save_checkpoint(": Block(prints="accuracy/test"),
     'Image.open("picture.jpg"))[0]': Block(a_picture, rf"^({'|'.join(CLASSES)}) \d+%$"),
     "the hardest 60 %": Block(prints=r"^all images: \d+\.\d %\nthe hardest 60 %: \d+\.\d %\na random 60 %: \d+\.\d %$"),
 }

@@ -48,8 +48,8 @@ def test_a_logger_stands_beside_tensorboard_and_the_run_resumes(fit: Any, tmp_pa
     assert {"report.json", "config.yaml", "checkpoints"} <= {path.name for path in (tmp_path / RUN).iterdir()}
     with next(tmp_path.glob("csv/**/version_0/metrics.csv")).open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows if row["val/loss"]] == ["14"]
-    assert float(rows[-1]["test/accuracy"]) == pytest.approx(report(tmp_path)["test_accuracy"])
+    assert [row["step"] for row in rows if row["loss/val"]] == ["14"]
+    assert float(rows[-1]["accuracy/test"]) == pytest.approx(report(tmp_path)["test_accuracy"])
 
     again = fit(*logger, "--resume=auto")
     assert (again.code, again.err) == (0, "")
@@ -87,7 +87,7 @@ def test_without_a_logger_a_run_resumes_from_its_checkpoints(fit: Any, tmp_path:
 def test_callbacks_of_lightning_work_together_and_warn_of_nothing(fit: Any, tmp_path: Path) -> None:
     result = fit(
         f"{CALLBACK}EarlyStopping",
-        "--trainer.callbacks.monitor=val/accuracy",
+        "--trainer.callbacks.monitor=accuracy/val",
         "--trainer.callbacks.min_delta=2",
         "--trainer.callbacks.patience=1",
         f"{CALLBACK}LearningRateMonitor",
@@ -117,7 +117,7 @@ def test_half_epochs_and_accumulated_batches_are_counted_rightly(fit: Any, tmp_p
 @pytest.mark.parametrize(
     ("flags", "steps"),
     [
-        ((f"{CALLBACK}EarlyStopping", "--trainer.callbacks.monitor=val/loss"), 28),
+        ((f"{CALLBACK}EarlyStopping", "--trainer.callbacks.monitor=loss/val"), 28),
         ((f"{CALLBACK}RichProgressBar",), 28),
         ((f"{CALLBACK}WeightAveraging",), 28),
         (("--trainer.val_check_interval=0.5", "--trainer.gradient_clip_val=1"), 28),
@@ -146,7 +146,7 @@ def test_averaged_weights_are_those_validated_kept_and_tested(cli: Cli, fit: Any
     images, labels = data.images.train.images[held_out], data.images.train.labels[held_out]
     loss = -weights.predict(images)[torch.arange(6), labels].log().mean()
     with next(tmp_path.glob("lightning_logs/version_*/metrics.csv")).open() as file:
-        (logged,) = [float(row["val/loss"]) for row in csv.DictReader(file) if row["val/loss"]]
+        (logged,) = [float(row["loss/val"]) for row in csv.DictReader(file) if row["loss/val"]]
     assert logged == pytest.approx(float(loss), rel=1e-4)
     test = data.images.test
     right = float((weights.predict(test.images).argmax(1) == test.labels).float().mean())
@@ -252,7 +252,7 @@ def test_plain_python_trains_resumes_and_tests(root: Path, tmp_path: Path) -> No
     test = data.images.test
     resumed.classes, resumed.mean, resumed.std = data.classes, data.mean, data.std
     right = float((resumed.predict(test.images).argmax(1) == test.labels).float().mean())
-    assert results["test/accuracy"] == pytest.approx(right)
+    assert results["accuracy/test"] == pytest.approx(right)
 
 
 @pytest.mark.slow
@@ -269,8 +269,8 @@ def test_mlflow_takes_curves_and_figures_and_goes_on_in_the_same_run(
     client = mlflow.MlflowClient(uri)
     (experiment,) = [found for found in client.search_experiments() if found.name == "lightning_logs"]
     (run,) = client.search_runs([experiment.experiment_id])
-    assert run.data.metrics["test/accuracy"] == pytest.approx(report(tmp_path)["test_accuracy"])
-    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "val/loss")] == [14, 28]
+    assert run.data.metrics["accuracy/test"] == pytest.approx(report(tmp_path)["test_accuracy"])
+    assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/val")] == [14, 28]
     assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"confusion.png", "loss.png"}
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from lit_cifar import CIFAR10DataModule, LitClassifier, Trainer
 from lit_cifar.evaluation.confidence import RANKED, calibration, describe, read_answers
 from lit_cifar.evaluation.metrics import class_scores, computed, evaluating, metrics
-from lit_cifar.evaluation.percentage import percent
 from lit_cifar.evaluation.test_time_augmentation import Views, mean_logits
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.nets.tutorial import Net
 
 NAMES = ["a", "b", "c", "d"]
@@ -43,7 +43,7 @@ def test_the_loss_of_a_test_is_the_mean_over_its_images_whatever_the_batches(pic
     images, labels = data.test_dataloader().take(torch.arange(24))
     with torch.no_grad():
         losses = nn.functional.cross_entropy(model.net(images), labels, reduction="none")
-    assert results["test/loss"] == pytest.approx(float(losses.mean()), rel=1e-6)
+    assert results["loss/test"] == pytest.approx(float(losses.mean()), rel=1e-6)
 
 
 def test_an_evaluation_does_not_count_what_the_one_before_it_counted() -> None:

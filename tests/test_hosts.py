@@ -51,6 +51,6 @@ def test_two_hosts_started_by_torchrun_train_like_one_process(hosts: None, tmp_p
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
     assert largest_relative_difference(last_checkpoint(tmp_path / "one"), last_checkpoint(tmp_path / "two")) <= 1e-5
-    losses = [tensorboard_curves(tmp_path / name)["train/loss"] for name in ("one", "two")]
+    losses = [tensorboard_curves(tmp_path / name)["loss/train"] for name in ("one", "two")]
     assert [step for step, _ in losses[0]] == [step for step, _ in losses[1]]
     assert [f"{value:.4f}" for _, value in losses[0]] == [f"{value:.4f}" for _, value in losses[1]]

@@ -75,8 +75,8 @@ def test_the_recorded_step_gives_the_numbers_of_lightnings_own(train: Train) -> 
     slow_trainer, slow = train(False)
     assert step_of(fast_trainer) is RecordedStep
     assert 0 < furthest(fast, slow) < 1e-5  # the order in which convolutions sum is another
-    assert [step for step, _ in fast.record.curves["train/loss"]] == [10, 20, 30, 40, 50, 60]
-    for name in ("train/loss", "val/loss"):
+    assert [step for step, _ in fast.record.curves["loss/train"]] == [10, 20, 30, 40, 50, 60]
+    for name in ("loss/train", "loss/val"):
         for (step, loss), (other_step, other) in zip(fast.record.curves[name], slow.record.curves[name], strict=True):
             assert step == other_step
             assert loss == pytest.approx(other, rel=1e-5)
@@ -116,7 +116,7 @@ def test_a_callback_that_looks_at_batches_sees_each_and_changes_nothing(train: T
     assert step_of(trainer) is RecordedStep
     assert batches.seen == [(step, step // STEPS_AN_EPOCH, step % STEPS_AN_EPOCH) for step in range(STEPS)]
     assert float(trainer.callback_metrics["batch_loss"]) == batches.losses[-1]
-    assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.record.curves["train/loss"][0][1])
+    assert sum(batches.losses[:10]) / 10 == pytest.approx(watched.record.curves["loss/train"][0][1])
     assert furthest(watched, train(True)[1]) == 0
 
 

@@ -86,6 +86,6 @@ def test_a_weighted_loss_trains_on_three_devices_like_on_one(pictures: Path, tmp
         run("fit", *words, *train, *WEIGHTED, "--trainer.log_every_n_steps=1")
     one, three = (last_checkpoint_of(tmp_path / devices) for devices in "13")
     assert largest_relative_difference(one, three) < 1e-5
-    losses = [each["lit_cifar"]["history"]["curves"]["train/loss"] for each in (one, three)]
+    losses = [each["lit_cifar"]["history"]["curves"]["loss/train"] for each in (one, three)]
     torch.testing.assert_close(*losses, rtol=1e-5, atol=1e-6)
     assert report_of(tmp_path / "1")["test_loss"] == pytest.approx(report_of(tmp_path / "3")["test_loss"], rel=1e-5)

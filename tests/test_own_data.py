@@ -93,9 +93,9 @@ def test_it_validates_tests_and_predicts_and_numbers_the_classes() -> None:
     (tested,) = trainer.test(classifier, loader(13), verbose=False)
     with torch.no_grad():
         logits = classifier.net.eval()(IMAGES)
-    assert validated["val/loss"] == pytest.approx(float(F.cross_entropy(logits, LABELS, WEIGHT)))
-    assert tested["test/loss"] == pytest.approx(validated["val/loss"])
-    assert tested["test/accuracy"] == pytest.approx(float((logits.argmax(1) == LABELS).float().mean()))
+    assert validated["loss/val"] == pytest.approx(float(F.cross_entropy(logits, LABELS, WEIGHT)))
+    assert tested["loss/test"] == pytest.approx(validated["loss/val"])
+    assert tested["accuracy/test"] == pytest.approx(float((logits.argmax(1) == LABELS).float().mean()))
     recall = (logits.argmax(1) == 2)[LABELS == 2].float().mean()
     assert tested["test_class/2"] == pytest.approx(float(recall))
     assert classifier.classes == ("0", "1", "2", "3")
@@ -185,7 +185,7 @@ def test_a_subclass_of_our_data_module_may_have_a_loader_of_its_own(pictures: Pa
     trainer.fit(classifier, datamodule=Mixed(str(pictures), val_size=6))
     assert trainer.global_step == 6
     assert classifier.whitened
-    assert classifier.record.curves["val/loss"][-1][0] == 6
+    assert classifier.record.curves["loss/val"][-1][0] == 6
 
 
 class Stream(IterableDataset[Any]):
@@ -207,7 +207,7 @@ def test_a_schedule_gets_the_length_of_a_loader_s_epochs() -> None:
     trainer = Trainer(max_epochs=2, log_every_n_steps=2, **QUIET)
     trainer.fit(streamed, DataLoader(Stream(), 16))
     assert trainer.global_step == 8
-    assert [step for step, _ in streamed.record.curves["train/loss"]] == [2, 4, 6, 8]
+    assert [step for step, _ in streamed.record.curves["loss/train"]] == [2, 4, 6, 8]
 
 
 RECIPE = """

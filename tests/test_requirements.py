@@ -16,7 +16,7 @@ from lit_cifar.nets.tutorial import Net
 
 Fit = Callable[..., Result]
 CALLBACKS = "pytorch_lightning.callbacks."
-METRICS = ("val/loss", "val/accuracy", "val_class/plane", "val_class/car", "val_class/bird")
+METRICS = ("loss/val", "accuracy/val", "val_class/plane", "val_class/car", "val_class/bird")
 ACCURACY = "validation accuracy"
 
 
@@ -45,7 +45,7 @@ def with_callback(name: str, **options: object) -> list[str]:
     "words",
     [
         with_callback("EarlyStopping", monitor="val_loss"),
-        with_callback("ModelCheckpoint", monitor="train/loss"),
+        with_callback("ModelCheckpoint", monitor="loss/train"),
         [
             "--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau",
             "--model.lr_scheduler.monitor=val_class/dog",
@@ -64,8 +64,8 @@ def test_a_plateau_without_a_metric_is_refused(fit: Fit) -> None:
 
 def test_without_validation_there_is_no_metric_to_monitor(fit: Fit) -> None:
     for flag in ("--data.val_size=0", "--trainer.limit_val_batches=0"):
-        result = fit(*with_callback("EarlyStopping", monitor="val/loss"), flag)
-        assert result.failed(2, "metric-missing", "val/loss", "--data.val_size")
+        result = fit(*with_callback("EarlyStopping", monitor="loss/val"), flag)
+        assert result.failed(2, "metric-missing", "loss/val", "--data.val_size")
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_from_python_a_missing_metric_is_refused_before_training(pictures: Path,
         ({"save_last": "true"}, "last.ckpt"),
         ({"save_last": "link"}, "last.ckpt"),
         ({"filename": "last"}, "last.ckpt"),
-        ({"filename": "best", "monitor": "val/loss"}, "best.ckpt"),
+        ({"filename": "best", "monitor": "loss/val"}, "best.ckpt"),
         ({"filename": "Best"}, "est.ckpt"),
         ({"filename": "best", "dirpath": "lightning_logs/tutorial/version_0/checkpoints"}, "best.ckpt"),
     ],

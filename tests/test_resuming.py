@@ -49,7 +49,7 @@ def assert_same(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Path) -> None:
-    words = ("=pytorch_lightning.cli.ReduceLROnPlateau", ".monitor=val/loss", ".mode=max", ".patience=0")
+    words = ("=pytorch_lightning.cli.ReduceLROnPlateau", ".monitor=loss/val", ".mode=max", ".patience=0")
     plateau = [f"--model.lr_scheduler{word}" for word in words]  # to which every epoch is worse
     assert fit("whole", *plateau, epochs=4).code == 0
     for epochs in (1, 2, 4):
@@ -59,14 +59,14 @@ def test_a_plateau_is_remembered_at_the_end_of_each_epoch(fit: Fit, tmp_path: Pa
 
 
 def test_a_plateau_can_not_be_asked_between_validations(fit: Fit) -> None:
-    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
+    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=loss/val")
     refused = fit("parts", *plateau, "--model.lr_scheduler_interval=step")
     assert refused.failed(2, "schedule-refused", "ReduceLROnPlateau", "--model.lr_scheduler_interval")
 
 
 @pytest.mark.parametrize("flag", ["--data.val_size=0", "--trainer.check_val_every_n_epoch=2"])
 def test_a_plateau_needs_the_validation_of_every_epoch(fit: Fit, tmp_path: Path, flag: str) -> None:
-    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss")
+    plateau = ("--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=loss/val")
     refused = fit("parts", *plateau, flag)
     assert refused.failed(2, "schedule-refused", "ReduceLROnPlateau", flag.split("=")[0])
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -192,7 +192,7 @@ def test_a_signal_is_answered_even_if_validation_follows_every_batch(fit: Fit, t
 @pytest.mark.parametrize("interval", [0.5, 1.0])
 def test_best_is_resumed_although_its_epoch_was_validated_before(fit: Fit, interval: float) -> None:
     words = [f"--trainer.val_check_interval={interval}", "--trainer.limit_train_batches=10"]
-    words += ["--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=val/loss"]
+    words += ["--model.lr_scheduler=pytorch_lightning.cli.ReduceLROnPlateau", "--model.lr_scheduler.monitor=loss/val"]
     assert fit("parts", *words, epochs=1).code == 0
     again = fit("parts", *words, "--ckpt_path=best", epochs=3)
     assert (again.code, again.err) == (0, "")

@@ -125,8 +125,8 @@ def test_direct_steps_exchange_gradients_whose_sum_is_that_of_the_batch(
     logits = net_of_seed()(pixels)
     expected = float(loss(logits, labels).detach())
     means = record.means(SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums)))  # type: ignore[arg-type]
-    assert means["train/loss"] == pytest.approx(expected, rel=1e-5)
-    assert means["train/accuracy"] == pytest.approx(int((logits.argmax(1) == labels).sum()) / images)
+    assert means["loss/train"] == pytest.approx(expected, rel=1e-5)
+    assert means["accuracy/train"] == pytest.approx(int((logits.argmax(1) == labels).sum()) / images)
     assert sum(losses) / processes == pytest.approx(expected, rel=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_a_batch_whose_images_are_all_ignored_changes_nothing() -> None:
         if each is not labels:
             assert all(weight.grad is not None and not weight.grad.any() for weight in net.parameters())
     means = record.means(SimpleNamespace(strategy=SimpleNamespace(reduce=lambda sums, reduce_op: sums)))  # type: ignore[arg-type]
-    assert means["train/loss"] == pytest.approx(float(loss(net(pixels), labels).detach()), rel=1e-5)
+    assert means["loss/train"] == pytest.approx(float(loss(net(pixels), labels).detach()), rel=1e-5)
 
 
 MIXED_LOSSES: list[Loss] = [

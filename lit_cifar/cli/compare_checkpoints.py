@@ -14,8 +14,8 @@ from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
 from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError, listed
-from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import mcnemar, paired_shares, scipy_stats, wilson
+from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.report.run_report import RunReport, in_order
 from lit_cifar.report.tables import printable
 from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint

@@ -38,7 +38,7 @@ UNACTIONABLE = (
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.14
     r"It is recommended to use `self.log\('(val|test|step)",  # torchmetrics has already summed over the devices
-    r"`ModelCheckpoint\(monitor='val/accuracy'\)` could not find",  # --trainer.max_steps may end before validation
+    r"`ModelCheckpoint\(monitor='accuracy/val'\)` could not find",  # --trainer.max_steps may end before validation
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
     r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",  # LitClassifier is made for it
     r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` doesn't need them

@@ -21,7 +21,7 @@ from lit_cifar.cli.worker_process import Job, Outcome
 from lit_cifar.cli.workers import Workers
 from lit_cifar.data.files import write_whole
 from lit_cifar.errors import UsageError, UserError
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.experiments.comparison import read_run
 
 if TYPE_CHECKING:

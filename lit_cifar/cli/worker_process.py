@@ -218,7 +218,7 @@ def _config(run: "Run") -> Any:
 
 
 def _val_accuracy(run: "Run") -> float | None:
-    accuracy = run.best.best_model_score if run.best else run.trainer.callback_metrics.get("val/accuracy")
+    accuracy = run.best.best_model_score if run.best else run.trainer.callback_metrics.get("accuracy/val")
     return None if accuracy is None else float(accuracy)
 
 
@@ -288,7 +288,7 @@ def _ending_early(is_enough: Callable[[int, float], bool]) -> Any:
     from pytorch_lightning.callbacks import LambdaCallback
 
     def ask(trainer: Any, module: Any) -> None:
-        accuracy = trainer.callback_metrics.get("val/accuracy")
+        accuracy = trainer.callback_metrics.get("accuracy/val")
         epoch = trainer.current_epoch + 1
         if accuracy is None or trainer.state.fn != "fit":
             return

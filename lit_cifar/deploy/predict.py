@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_cifar.data.image_files import Decoded
 from lit_cifar.data.pictures import decode_files, thumbnail, to_tensor
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.report import figures, tables
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import keep_freed_memory

@@ -1,4 +1,4 @@
-"""How sure a network is of its predictions: calibration, its most confident mistakes, its least confident predictions.
+"""How sure a network is of its predictions: calibration, mistakes, confused pairs, least confident predictions.
 
 Confidences are rounded to six digits, and equal ones are ranked by the order of the images: the last bits of logits
 depend on how many images go through the network together, and so on the number of devices. Images whose probabilities
@@ -13,6 +13,8 @@ from torch import Tensor
 
 BINS = 15  # of the calibration error, as in Guo et al., arXiv 1706.04599
 RANKED = 32  # images of a ranking: four rows of eight
+PAIRS = 10  # of classes that are confused most
+IMAGES_OF_A_PAIR = 8
 
 
 class Answers(NamedTuple):
@@ -42,7 +44,29 @@ def describe(answers: Answers, classes: Sequence[str]) -> dict[str, Any]:
         "without_probability": int((~known).sum()),
         "confident_mistakes": entries(answers, classes, falling[wrong[falling]][:RANKED]),
         "uncertain_images": entries(answers, classes, rising[known[rising]][:RANKED]),
+        "confused_pairs": confused_pairs(answers, classes, falling[wrong[falling]]),
     }
+
+
+def confused_pairs(answers: Answers, classes: Sequence[str], mistakes: Tensor) -> list[dict[str, Any]]:
+    """Returns the most frequent pairs of actual and predicted class among the mistakes, the surest mistakes first.
+
+    Of each pair: the classes, how many `of` the images of its class were mistaken so, and its surest `images`.
+    """
+    pairs = answers.labels[mistakes] * len(classes) + answers.predicted[mistakes]
+    counts = torch.bincount(pairs, minlength=len(classes) ** 2)
+    of = torch.bincount(answers.labels, minlength=len(classes))
+    most = [pair for pair in counts.argsort(descending=True, stable=True)[:PAIRS].tolist() if counts[pair]]
+    return [
+        {
+            "class": classes[pair // len(classes)],
+            "predicted": classes[pair % len(classes)],
+            "count": int(counts[pair]),
+            "of": int(of[pair // len(classes)]),
+            "images": entries(answers, classes, mistakes[pairs == pair][:IMAGES_OF_A_PAIR]),
+        }
+        for pair in most
+    ]
 
 
 def calibration(answers: Answers) -> list[dict[str, Any]]:

@@ -41,7 +41,7 @@ class Run:
     class_accuracy: dict[str, float | None] = field(default_factory=dict)
     """On the test images."""
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    """`val/accuracy` and `val/loss`, as (epochs, value)."""
+    """`accuracy/val` and `loss/val`, as (epochs, value)."""
     about: dict[str, Any] = field(default_factory=dict)
     """Device and versions."""
 
@@ -90,7 +90,7 @@ def read_curves(folder: Path, epochs_a_step: float) -> dict[str, list[tuple[floa
     """Returns validation accuracy and loss from a run's event files, as far as those can be read."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    curves: dict[str, list[tuple[float, float]]] = {"val/accuracy": [], "val/loss": []}
+    curves: dict[str, list[tuple[float, float]]] = {"accuracy/val": [], "loss/val": []}
     try:
         sizes = {"scalars": 0, "images": 1, "tensors": 1, "histograms": 1, "compressedHistograms": 1, "audio": 1}
         events = EventAccumulator(str(folder), size_guidance=sizes)

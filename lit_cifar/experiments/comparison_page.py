@@ -16,7 +16,7 @@ from lit_cifar.report import tables
 WIDTH, HEIGHT = 360, 240  # of a chart, in CSS pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36  # margins of a chart
 COLOURS = 8  # in the style of the page; then they repeat with other dashes
-CURVES = {"val/accuracy": "validation accuracy", "val/loss": "validation loss"}
+CURVES = {"accuracy/val": "validation accuracy", "loss/val": "validation loss"}
 
 
 def render(content: Mapping[str, Any], png: bytes) -> str:
@@ -116,7 +116,7 @@ def _curves(content: Mapping[str, Any], name: str, title: str) -> Markup:
     parts = []
     for tick in y_ticks:
         x, y = place(0, tick).split(",")
-        label = f"{tick * 100:g} %" if name == "val/accuracy" else f"{tick:g}"
+        label = f"{tick * 100:g} %" if name == "accuracy/val" else f"{tick:g}"
         parts.append(f'<path class="grid" d="M{x} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{float(y) + 4:.1f}" text-anchor="end">{label}</text>')
     for tick in x_ticks:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from lit_cifar.evaluation.percentage import interval, percent
+from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
 from lit_cifar.experiments.study import Trial
 from lit_cifar.experiments.sweep_report import About, Again, best_of

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from lit_cifar.data.files import write_whole
 from lit_cifar.data.pictures import data_url
-from lit_cifar.evaluation.percentage import percent
 from lit_cifar.evaluation.statistics import mean_interval, wilson
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.experiments import sweep_charts
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
 from lit_cifar.report import figures, tables

@@ -22,7 +22,7 @@ from matplotlib.textpath import text_to_path
 from torch import Tensor
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.wording import percent
 
 DPI = 130  # a grid of eight columns fills a laptop's screen
 PIXELS_PER_POINT = DPI / 72

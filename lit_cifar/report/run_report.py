@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -25,8 +26,8 @@ from lit_cifar.data.pictures import data_url, png
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores
-from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import wilson
+from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report import charts, figures, tables
 from lit_cifar.report.loggers import log_report
@@ -34,6 +35,7 @@ from lit_cifar.runs.card import UNCHANGED, RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
+CURVE_POINTS = 200  # of each curve in report.json, of which `runs` reads a thousand
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
 
 
@@ -161,8 +163,20 @@ def make_report(
         "confusion_matrix": matrix.tolist(),
         **scores,
         **describe(answers, data.classes),
+        "curves": {name: _thinned(curve) for name, curve in module.record.curves.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+
+
+def _thinned(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
+    """Returns up to CURVE_POINTS of (step, value), each the mean of as many neighbours, at the step of the last one.
+
+    A value that is not finite is None: JSON has no other word for it.
+    """
+    size = math.ceil(len(curve) / CURVE_POINTS)
+    groups = [curve[i : i + size] for i in range(0, len(curve), size or 1)]
+    means = [(group[-1][0], fmean(value for _, value in group)) for group in groups]
+    return [[step, float(f"{value:.6g}") if math.isfinite(value) else None] for step, value in means]
 
 
 def _note(folder: Path | None) -> str | None:
@@ -226,8 +240,8 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
         "reliability": charts.reliability(report, f"Accuracy against confidence on {title}"),
         "uncertain": figures.predictions(images, uncertain, f"Least confident predictions on {title}"),
     }
-    if curves["train/loss"] or curves["val/loss"]:
-        drawn["loss"] = charts.loss(curves["train/loss"], curves["val/loss"], f"Loss of {report['recipe']} on {title}")
+    if curves["loss/train"] or curves["loss/val"]:
+        drawn["loss"] = charts.loss(curves["loss/train"], curves["loss/val"], f"Loss of {report['recipe']} on {title}")
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""

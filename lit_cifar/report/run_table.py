@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_cifar.data.files import write_whole
-from lit_cifar.evaluation.percentage import interval
+from lit_cifar.evaluation.wording import interval
 from lit_cifar.report.tables import plural, printable, short
 from lit_cifar.runs.catalog import Run
 from lit_cifar.runs.selection import RESULTS

@@ -16,8 +16,8 @@ from rich.panel import Panel
 from rich.table import Column, Table
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
-from lit_cifar.evaluation.percentage import interval, percent
 from lit_cifar.evaluation.statistics import wilson
+from lit_cifar.evaluation.wording import interval, percent
 
 if TYPE_CHECKING:  # tables of runs need no torch
     from torch import Tensor

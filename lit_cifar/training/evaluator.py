@@ -100,7 +100,8 @@ class Evaluator(Predictor):
             return
         self.val_results = self._log_metrics("val", self.val_metrics, self.global_step)
         if self.trainer.state.fn == "fit":
-            self.record.curves["val/loss"].append((self.global_step, float(self.val_results["loss"])))
+            for name in ("loss", "accuracy"):
+                self.record.curves[f"{name}/val"].append((self.global_step, float(self.val_results[name])))
             matrix, weights = self.val_results["confusion_matrix"], self._fingerprint
             right, total = int(matrix.trace()), int(matrix.sum())
             self.record.validated = Validated(int(weights), right, total) if weights is not None else None
@@ -138,7 +139,7 @@ class Evaluator(Predictor):
 
     def _log_metrics(self, stage: str, metrics: MetricCollection, step: int) -> dict[str, Tensor]:
         values = evaluation.computed(metrics)
-        named = {f"{stage}/loss": values["loss"], f"{stage}/accuracy": values["accuracy"]}
+        named = {f"loss/{stage}": values["loss"], f"accuracy/{stage}": values["accuracy"]}
         per_class = zip(self.classes, values["class_accuracy"], strict=True)
         named |= {f"{stage}_class/{name}": accuracy for name, accuracy in per_class}
         if self.trainer.state.fn == "fit":

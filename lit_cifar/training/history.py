@@ -23,6 +23,8 @@ from lit_cifar.training.step import Loss, Share
 from lit_cifar.training.tested import Tested, Validated
 
 CHECKED_EVERY = 10  # steps
+CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "lr")
+FORMER_CURVES = {"train/loss": "loss/train", "val/loss": "loss/val"}  # as checkpoints of version 0.1 name them
 
 
 class DivergedError(UserError):
@@ -124,7 +126,7 @@ class TrainingRecord:
     """Curves, counts, and sums: one tensor, read only for logging. 0.02 ms a step; self.log and torchmetrics take 1."""
 
     def __init__(self) -> None:
-        self.curves: dict[str, list[tuple[int, float]]] = {"train/loss": [], "val/loss": []}  # of (step, value)
+        self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}  # of (step, value)
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
         """Totals of the training so far; seconds are wall time of the loop, validation included."""
         self.validated: Validated | None = None
@@ -159,7 +161,7 @@ class TrainingRecord:
     def means(self, trainer: Trainer) -> dict[str, float]:
         """Returns loss and accuracy since the last call, over all devices."""
         loss, right = trainer.strategy.reduce(self._sums, reduce_op="sum").tolist()
-        means = {"train/loss": loss / (float(self._divisor) or 1), "train/accuracy": right / self._images}
+        means = {"loss/train": loss / (float(self._divisor) or 1), "accuracy/train": right / self._images}
         self._sums.zero_()
         self._images = self._divisor = 0
         return means
@@ -172,10 +174,12 @@ class TrainingRecord:
             return
         means = self.means(trainer)
         if watch:
-            watch.require_finite_loss(means["train/loss"], step)
-        self.curves["train/loss"].append((step, means["train/loss"]))
+            watch.require_finite_loss(means["loss/train"], step)
+        logged = means | {"lr": float(trainer.optimizers[0].param_groups[0]["lr"])}
+        for name, value in logged.items():
+            self.curves[name].append((step, value))
         for logger in trainer.loggers:
-            logger.log_metrics(means | {"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step)
+            logger.log_metrics(logged, step)
 
     def update(self, trainer: Trainer, batch_size: int) -> None:
         self.trained |= {"epochs": epochs_done(trainer), "steps": trainer.global_step, "batch_size": batch_size}
@@ -201,6 +205,7 @@ class TrainingRecord:
     def load_state_dict(self, state: dict[str, Any], trainer: Trainer) -> None:
         """Goes on; sums go to the rank they come from or, if the number of devices has changed, to the first one."""
         for name, curve in state["curves"].items():
+            name = FORMER_CURVES.get(name, name)
             self.curves[name] = [(int(step), value) for step, value in curve.tolist()]
         self.trained = dict(state["trained"])
         self.validated = Tested.of(None, self.trained, state.get("validated")).validated  # older checkpoints have none

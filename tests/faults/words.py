@@ -171,7 +171,7 @@ CLASSES: dict[str, st.SearchStrategy[str]] = {
             "torch.optim.SGD",
             "EarlyStopping",
             "{class_path: EarlyStopping, init_args: {monitor: x, mode: up}}",
-            "{class_path: EarlyStopping, init_args: {monitr: val/loss}}",
+            "{class_path: EarlyStopping, init_args: {monitr: loss/val}}",
             "{class_pth: EarlyStopping}",
             "{class_path: EarlyStopping, init_args: 5}",
             "[{class_path: EMAWeightAveraging, init_args: {decay: 5}}]",

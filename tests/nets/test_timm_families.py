@@ -75,7 +75,7 @@ def test_a_family_trains_and_is_tested_and_resumed_and_exported(
     assert loaded.net.name == name
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     (metrics,) = trainer.test(loaded, CIFAR10DataModule(str(pictures), "folder", batch_size=4), verbose=False)
-    assert 0 <= metrics["test/accuracy"] <= 1
+    assert 0 <= metrics["accuracy/test"] <= 1
 
     resumed = fit(LitClassifier(Timm(name, num_classes=3, **FAMILIES[name]), optimizer), 3, last)
     assert resumed.global_step == 3

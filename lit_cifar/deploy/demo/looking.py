@@ -16,7 +16,7 @@ from lit_cifar.data.image_files import Scaling, opened
 from lit_cifar.data.pictures import data_url, png, to_pixels
 from lit_cifar.data.sources import open_found, open_images
 from lit_cifar.errors import UserError
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.training.classifier import LitClassifier
 
 PIXELS = 50_000_000  # of a picture: 150 MB decoded

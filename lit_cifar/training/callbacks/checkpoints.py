@@ -63,7 +63,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     def __init__(self) -> None:
-        super().__init__(monitor="val/accuracy", mode="max", filename="best", enable_version_counter=False)
+        super().__init__(monitor="accuracy/val", mode="max", filename="best", enable_version_counter=False)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, in the present run folder."""

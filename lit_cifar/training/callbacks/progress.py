@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
-from lit_cifar.evaluation.percentage import percent
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.training.classifier import LitClassifier
 
 SECONDS_BETWEEN_DRAWINGS = 1 / 8
@@ -57,7 +57,7 @@ class LitProgressBar(ProgressBar):
         if now < self._next and done != task.total:
             return
         self._next = now + SECONDS_BETWEEN_DRAWINGS
-        curve = module.record.curves["train/loss"] if isinstance(module, LitClassifier) else []
+        curve = module.record.curves["loss/train"] if isinstance(module, LitClassifier) else []
         loss = f"loss {curve[-1][1]:.3f}" if curve else ""
         rate = f"{task.speed:,.0f} steps/s" if task.speed else ""
         self._progress.update(task.id, completed=done, loss=loss, rate=rate, refresh=True)
@@ -90,7 +90,7 @@ class LitProgressBar(ProgressBar):
         """Prints what no line of this epoch and batch has told yet."""
         steps = min(STEPS_BETWEEN_LINES, done) // trainer.accumulate_grad_batches
         since = trainer.global_step - max(1, steps)
-        losses = [value for step, value in module.record.curves["train/loss"][-STEPS_BETWEEN_LINES:] if step > since]
+        losses = [value for step, value in module.record.curves["loss/train"][-STEPS_BETWEEN_LINES:] if step > since]
         loss = f"{fmean(losses):.3f}" if losses else "not logged yet"
         known = {"loss": loss} | ({} if accuracy is None else {"validation accuracy": percent(float(accuracy))})
         if self._place != (place := (trainer.current_epoch + 1, done)):
@@ -102,8 +102,8 @@ class LitProgressBar(ProgressBar):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()
         if self._enabled and isinstance(pl_module, LitClassifier):
-            accuracy = trainer.callback_metrics.get("val/accuracy")  # missing if it was measured before resuming
-            new = trainer.global_step in dict(pl_module.record.curves["val/loss"])
+            accuracy = trainer.callback_metrics.get("accuracy/val")  # missing if it was measured before resuming
+            new = trainer.global_step in dict(pl_module.record.curves["loss/val"])
             self._print_line(trainer, pl_module, trainer.fit_loop.batch_idx + 1, accuracy if new else None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -28,7 +28,7 @@ def require_metrics(
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if not all(type(callback).__module__.startswith(KNOWN) for callback in callbacks):
         return
-    metrics = ["val/loss", "val/accuracy", *(f"val_class/{name}" for name in classes)] if validates else []
+    metrics = ["loss/val", "accuracy/val", *(f"val_class/{name}" for name in classes)] if validates else []
     rates = any(isinstance(callback, LearningRateMonitor) for callback in callbacks)
     for callback in callbacks:
         ours = type(callback).__module__.startswith("lit_cifar.")
@@ -42,7 +42,7 @@ def require_metrics(
     named = next(filter(inspect.isclass, schedule.args), schedule.func) if isinstance(schedule, partial) else schedule
     if inspect.isclass(named) and issubclass(named, ReduceLROnPlateau) and metrics:
         if "monitor" not in given:
-            todo = "use pytorch_lightning.cli.ReduceLROnPlateau, and set --model.lr_scheduler.monitor val/loss"
+            todo = "use pytorch_lightning.cli.ReduceLROnPlateau, and set --model.lr_scheduler.monitor loss/val"
             raise UsageError("metric-missing", f"--model.lr_scheduler {named.__name__} needs a metric; {todo}")
         if given["monitor"] not in metrics:
             what = f"--model.lr_scheduler {named.__name__} monitors {given['monitor']}"
