@@ -7,7 +7,6 @@
 import codecs
 import gc
 import io
-import logging
 import os
 import sys
 import threading
@@ -17,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from enum import Enum
 from typing import Any
 
+from lit_cifar.training.quiet import quiet
+
 BEFORE_TORCH = {
     "KINETO_LOG_LEVEL": "6",  # torch's profiler would report its stages, and that there is no GPU
     # How long gcc's OpenMP threads spin while they wait: as fast as its own 300,000 turns, but with two runs on two
@@ -24,26 +25,6 @@ BEFORE_TORCH = {
     "GOMP_SPINCOUNT": "4000",
 }
 SUBSTITUTES = {"█": "#", "…": "...", "×": "x", "–": "-", "±": "+-", "★": "*"}
-LEVELS = {
-    "pytorch_lightning": logging.WARNING,  # no tips, no list of devices, no "`Trainer.fit` stopped"
-    "lightning_fabric": logging.WARNING,
-    "pytorch_lightning.loggers.mlflow": logging.ERROR,  # it creates what it warns is missing
-    "pytorch_lightning.callbacks": logging.INFO,  # whoever adds a callback or a profiler wants what it says
-    "pytorch_lightning.profilers": logging.INFO,
-    "tensorboard": logging.ERROR,  # it warns of points that a resumed run has replaced
-}
-UNACTIONABLE = (
-    r"The number of training batches .* is smaller than the logging interval",  # short runs are shown by epoch
-    r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
-    r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
-    r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.14
-    r"It is recommended to use `self.log\('(val|test|step)",  # torchmetrics has already summed over the devices
-    r"`ModelCheckpoint\(monitor='accuracy/val'\)` could not find",  # --trainer.max_steps may end before validation
-    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
-    r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",  # LitClassifier is made for it
-    r"Be aware that when using `ckpt_path`, callbacks used to create the checkpoint",  # `test` doesn't need them
-    r"Initializing zero-element tensors",  # a network without weights is refused elsewhere
-)
 
 
 @contextmanager
@@ -51,6 +32,8 @@ def process_settings() -> Iterator[None]:
     """Sets environment variables, garbage collection and output streams for one command."""
     environment, is_collecting, frozen = dict(os.environ), gc.isenabled(), gc.get_freeze_count()
     os.environ.update(BEFORE_TORCH | environment)
+    if "JPY_PARENT_PID" in environment:  # `!command` in a notebook: a terminal in which nothing can be drawn again
+        os.environ["TTY_COMPATIBLE"] = "0"
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
         with _streams():
@@ -70,13 +53,8 @@ def library_settings() -> Iterator[None]:
     if not gc.get_freeze_count():
         gc.freeze()
     gc.enable()  # for what is made after the imports
-    with warnings.catch_warnings(), ExitStack() as stack:
-        for message in UNACTIONABLE:
-            warnings.filterwarnings("ignore", message=message)
+    with warnings.catch_warnings(), quiet(), ExitStack() as stack:
         warnings.filterwarnings("ignore", module=r"PIL\.")  # about metadata, and about sizes that are refused anyway
-        for logger, level in ((logging.getLogger(name), level) for name, level in LEVELS.items()):
-            stack.callback(logger.setLevel, logger.level)
-            logger.setLevel(level)
         if "pytorch_lightning" in sys.modules:
             from torch import distributed
 

@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from lit_cifar.data.files import unwritable
+from lit_cifar.data.progress_bar import progress_bar
 from lit_cifar.errors import UsageError, UserError
 
 ADDRESS = re.compile(r"https?://([^/?#\s]+)\S*", re.IGNORECASE)  # its group is the host
@@ -90,7 +91,7 @@ def download(
             raise UsageError("value-wrong-type", f"--data.mirrors {url} must be an address with http:// or https://")
     path, part = root / archive.name, root / f"{archive.name}.part"
     columns = "{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
-    bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+    bar = progress_bar(Console(stderr=True), *columns, transient=False)
     task = bar.add_task(archive.title, total=archive.size)
     try:
         root.mkdir(parents=True, exist_ok=True)

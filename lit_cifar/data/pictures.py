@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from lit_cifar.data import image_files
 from lit_cifar.data.image_files import Decoded, Formats, Scaling, decode, opened_file, rgb, scaled, suffixes
+from lit_cifar.data.progress_bar import progress_bar
 from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # of 32 pixels: 20 ms of decoding, and a batch for a network
@@ -105,8 +105,8 @@ def decode_files(
         pool = ThreadPoolExecutor(cores + 1)
         stack.callback(pool.shutdown, cancel_futures=True)  # Ctrl-C does not wait for the other parts
         used = pool.map(lambda start: use(start, decode_part(files[start : start + each])), starts)
-        quiet = not console.is_terminal
-        return list(track(used, title, len(starts), console=console, transient=True, disable=quiet))
+        with progress_bar(console) as bar:
+            return list(bar.track(used, len(starts), description=title))
 
 
 def to_tensor(pixels: bytes, side: int) -> Tensor:

@@ -29,7 +29,7 @@ from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
-from lit_cifar.report import charts, figures, tables
+from lit_cifar.report import charts, figures, notebook, tables
 from lit_cifar.report.loggers import log_report
 from lit_cifar.runs.card import UNCHANGED, RunCard
 from lit_cifar.runs.state import read_state
@@ -80,6 +80,8 @@ class RunReport(Callback):
             tables.print_drawn_box(data.images)
             if written:
                 tables.print_run_folder(written)
+            if folder:
+                notebook.show(folder)
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Prints what `validate` measured. During training, the progress bar shows it."""

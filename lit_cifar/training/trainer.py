@@ -7,7 +7,6 @@ gradients, a subclass of LitClassifier, a profiler, or any other module gets Lig
 
 import os
 import time
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,12 +22,14 @@ from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimizatio
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from rich.console import Console
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.quiet import quiet
 from lit_cifar.training.recorded import RecordedStep, can_record
 from lit_cifar.training.step import HOOKS, DirectStep, GradientExchange, torch_threads
 
@@ -36,6 +37,7 @@ SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+IN_NOTEBOOK = "a notebook trains on one device; for several, run !python -m lit_cifar fit --trainer.devices N in a cell"
 LOST_SECONDS = 3.0  # a killed process is gone within milliseconds, but its broken connection may be noticed before that
 
 
@@ -46,7 +48,10 @@ class Trainer(pl.Trainer):
     def __init__(self, **options: Any) -> None:
         asked = options.get("callbacks") or []
         has_bar = any(isinstance(each, ProgressBar) for each in ([asked] if isinstance(asked, pl.Callback) else asked))
-        super().__init__(**options)
+        with quiet():
+            super().__init__(**options)
+        if isinstance(self.strategy.launcher, _MultiProcessingLauncher) and Console().is_jupyter:
+            raise UsageError("notebook-devices", IN_NOTEBOOK)
         self._default_bar = None if has_bar else self.progress_bar_callback
         self._reproducible = options.get("deterministic") is None
         self.is_lean = False  # whether the last epoch of a LitClassifier was trained by the leaner loop
@@ -64,15 +69,13 @@ class Trainer(pl.Trainer):
         epoch_loop = self.fit_loop.epoch_loop
         loops: list[Any] = [self.fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
         leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop]
-        with warnings.catch_warnings(), ExitStack() as afterwards:
+        with quiet(), ExitStack() as afterwards:
             if [type(loop) for loop in loops] == [kind.__base__ for kind in leaner]:  # the user replaced none of them
                 for loop, kind in zip(loops, leaner, strict=True):  # their state stays where it is
                     afterwards.callback(setattr, loop, "__class__", type(loop))
                     loop.__class__ = kind
             if self._reproducible:
                 afterwards.enter_context(reproducible_convolutions())
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # with torch 2.14
-            warnings.filterwarnings("ignore", message="Total length of `list` across ranks is zero")  # val_size is 0
             return super()._run(model, *args, **kwargs)
 
     def plan_epoch(self, module: LitClassifier) -> None:
@@ -225,8 +228,7 @@ class Optimization(_AutomaticOptimization):
 
 def _has_hooks(module: LitClassifier) -> bool:
     """Returns whether the module itself has hooks, which only Lightning's own step would call."""
-    parts = vars(module)
-    return any(parts[name] for name in HOOKS)
+    return any(vars(module)[name] for name in HOOKS)
 
 
 def _overrides(callback: pl.Callback, hooks: tuple[str, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""The progress bar or, if the output is not a terminal, the tutorial's line every 2,000 steps.
+"""The progress bar or, if the output is neither a terminal nor a notebook, the tutorial's line every 2,000 steps.
 
 The bar costs 0.001 ms a step: it looks at the clock, and draws at most 8 times a second, and when all is done.
 """
@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
+from lit_cifar.data.progress_bar import SECONDS_BETWEEN_DRAWINGS, progress_bar
 from lit_cifar.evaluation.wording import percent
 from lit_cifar.training.classifier import LitClassifier
 
-SECONDS_BETWEEN_DRAWINGS = 1 / 8
 STEPS_BETWEEN_LINES = 2000  # the tutorial's
 
 
@@ -40,10 +40,11 @@ class LitProgressBar(ProgressBar):
 
     def _begin(self, description: str, total: float) -> None:
         """Adds a bar, below that of the epoch if one is shown."""
-        if self._progress is None and self._enabled and (console := Console()).is_terminal:
+        console = Console()
+        if self._progress is None and self._enabled and (console.is_terminal or console.is_jupyter):
             numbers = (MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn(), "{task.fields[loss]}")
             columns = ("{task.description}", BarColumn(bar_width=None), *numbers)
-            self._progress = Progress(*columns, console=console, transient=True, auto_refresh=False)
+            self._progress = progress_bar(console, *columns, auto_refresh=False)
             self._progress.start()
         if self._progress is not None:
             known = None if total == float("inf") else total
