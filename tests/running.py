@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 DRAWN = ("fit", "--data.dataset=drawn", "--data.batch_size=8", "--data.val_size=1000")
 RUN = Path("lightning_logs", "tutorial-drawn", "version_0")
@@ -62,10 +63,26 @@ def differences(a: Any, b: Any, path: str = "") -> list[str]:
 
 
 def tensorboard_curves(root: Path) -> dict[str, list[tuple[int, float]]]:
-    """(step, value) of every scalar, as TensorBoard shows them."""
-    events = EventAccumulator(str(run_folder(root)), size_guidance={"scalars": 0})
+    """(step, value) of every scalar of the only run, as TensorBoard shows them, without what tells of wall time."""
+    curves = curves_in(run_folder(root))
+    curves.pop("fit_seconds", None)
+    return curves
+
+
+def curves_in(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def shown_settings(folder: Path) -> dict[str, Any]:
+    """The hyperparameters of a run, as TensorBoard reads them; with a list of columns, it would look at no other's."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert "_hparams_/experiment" not in events.Tags()["tensors"]
+    metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    values = HParamsPluginData.FromString(metadata).session_start_info.hparams
+    return {name: value.string_value or value.number_value for name, value in values.items()}
 
 
 def largest_relative_difference(a: dict[str, Any], b: dict[str, Any]) -> float:

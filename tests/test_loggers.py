@@ -1,35 +1,32 @@
-"""What loggers get after a test."""
+"""What loggers get beside the curves: hyperparameters and figures."""
 
+import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from conftest import Cli, checkpoint
 from drawing import some_images
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from running import curves_in, shown_settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from lit_cifar import CIFAR10DataModule, LitClassifier
+from lit_cifar.nets.tutorial import Net
 from lit_cifar.report.figures import image_grid
-from lit_cifar.report.loggers import log_report
+from lit_cifar.report.hyperparameters import hyperparameters
+from lit_cifar.report.loggers import log_figures
+from lit_cifar.runs.card import RunCard
+from lit_cifar.runs.folder import RunLogger
 
-REPORT: dict[str, Any] = {
-    "recipe": "tutorial",
-    "dataset": "folder",
-    "data_root": None,
-    "seed": 3,
-    "net": "lit_cifar.nets.timm.Timm",
-    "net_name": "Timm resnet18",
-    "parameters": 62006,
-    "epochs": 2,
-    "steps": 28,
-    "batch_size": 4,
-    "precision": "32-true",
-    "test_loss": 1.25,
-    "test_accuracy": 0.5,
-    "confusion_matrix": [[1]],
+UNCHANGED = {
+    **{"recipe": "python", "dataset": "drawn", "net": "Net", "optimizer": "SGD", "lr_scheduler": "none"},
+    **{"loss": "cross_entropy", "batch_size": 4, "val_size": 1000, "seed": 0, "flip": "false", "crop": 0, "cutout": 0},
+    **{"erase": 0.0, "mixup": 0.0, "cutmix": 0.0, "trivial_augment": "false"},
+    **{"optimizer.lr": 0.001, "optimizer.momentum": 0.9, "optimizer.weight_decay": 0},
 }
-OPTIMIZER = {"class_path": "torch.optim.sgd.SGD", "init_args": {"lr": 0.01, "momentum": 0.9}}
-CARD = {"recipe": "tutorial", "net": "Timm resnet18", "seed": 3, "batch_size": 4, "optimizer": "SGD", "lr": 0.01}
 
 
 class ImageLogger(CSVLogger):
@@ -38,35 +35,104 @@ class ImageLogger(CSVLogger):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.taken: list[tuple[str, int | None]] = []
-        self.settings: dict[str, Any] = {}
-
-    def log_hyperparams(self, params: Any = None) -> None:
-        self.settings = params
 
     def log_image(self, key: str, images: list[str], step: int | None = None) -> None:
         assert Path(images[0]).read_bytes().startswith(b"\x89PNG")
         self.taken.append((key, step))
 
 
-@pytest.mark.parametrize("loss", [1.25, None])
-def test_each_logger_gets_the_figures_at_the_step_of_the_test_and_the_run_s_settings_and_results(
-    tmp_path: Path, loss: float | None
-) -> None:
-    figures = {"confusion": image_grid(some_images(1), ["猫"], "Confusion")}
+def test_figures_have_names_that_group_and_the_step_of_the_test(tmp_path: Path) -> None:
+    figure = image_grid(some_images(1), ["猫"], "Confusion")
     board, images = TensorBoardLogger(tmp_path / "board"), ImageLogger(tmp_path / "images")
-    log_report([board, images], REPORT | {"test_loss": loss}, OPTIMIZER, figures)
-    assert images.taken == [("confusion", 29)]
-    for settings in (images.settings, {"net": REPORT["net"], "optimizer": OPTIMIZER["class_path"], "lr": 0.01}):
-        assert settings.items() <= images.settings.items()
-    assert "confusion_matrix" not in images.settings
-
+    log_figures([board, images], {"confusion": figure, "training images": figure}, 29)
+    assert images.taken == [("test/confusion", 29), ("train/images", 29)]
     events = EventAccumulator(board.log_dir)
     events.Reload()
-    assert [event.step for event in events.Images("confusion")] == [29]
-    assert [(event.step, event.value) for event in events.Scalars("hp/test_accuracy")] == [(29, 0.5)]
-    (shown,) = (event.value for event in events.Scalars("hp/test_loss"))
-    assert shown == loss or (loss is None and shown != shown)
-    metadata = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    values = HParamsPluginData.FromString(metadata).session_start_info.hparams
-    read = {name: value.string_value or value.number_value for name, value in values.items()}
-    assert read == CARD | {"epochs": 2, "precision": "32-true"}
+    for name in ("test/confusion", "train/images"):
+        assert [event.step for event in events.Images(name)] == [29]
+
+
+def test_settings_are_those_that_differ_from_their_defaults_and_those_that_runs_are_compared_by(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    data: dict[str, Any] = {"dataset": "drawn", "val_size": 1000}
+    plain = LitClassifier(Net(), partial(torch.optim.SGD, lr=0.001, momentum=0.9))
+    assert hyperparameters(plain.make_card(CIFAR10DataModule(**data))) == UNCHANGED
+
+    changed = LitClassifier(
+        Net(7),
+        partial(torch.optim.AdamW, lr=0.1, amsgrad=True, eps=1e-8),
+        partial(torch.optim.lr_scheduler.StepLR, step_size=5, gamma=0.1),
+        "step",
+        torch.nn.CrossEntropyLoss(label_smoothing=0.1),
+        sides=[(0, 16)],
+    )
+    changed.described = {"net": {"class_path": "lit_cifar.nets.tutorial.Net", "init_args": {"num_classes": 7}}}
+    settings: dict[str, Any] = {"fraction": 0.5, "mixup": 0.2, "mix_until": 0.8, "flip": "alternate", "jitter": 0.1}
+    card = changed.make_card(CIFAR10DataModule(**data, **settings, normalize=[[0.4] * 3, [0.2] * 3]))
+    expected = {**settings}
+    expected |= {"net.num_classes": 7, "optimizer": "AdamW", "optimizer.lr": 0.1, "optimizer.amsgrad": "true"}
+    expected |= {"optimizer.weight_decay": 0.01, "lr_scheduler": "StepLR", "lr_scheduler.step_size": 5}
+    expected |= {"lr_scheduler.interval": "step", "loss": "CrossEntropyLoss", "loss.label_smoothing": 0.1}
+    expected |= {"sides": "[[0, 16]]", "normalize": "[[0.4, 0.4, 0.4], [0.2, 0.2, 0.2]]"}
+    assert hyperparameters(card) == {
+        name: value for name, value in (UNCHANGED | expected).items() if name != "optimizer.momentum"
+    }
+
+
+def test_a_card_of_before_these_settings_and_of_a_class_that_is_not_here_says_what_it_knows() -> None:
+    content = LitClassifier(Net()).make_card(CIFAR10DataModule(dataset="drawn", val_size=1000)).as_dict()
+    content["augmentation"] = {"flip": True}
+    content["optimizer"] = {"class_path": "not_here.Lion", "init_args": {"lr": float("nan"), "betas": [0.9, None]}}
+    found = hyperparameters(RunCard.from_dict(content))
+    assert found.items() >= {"flip": "true", "mixup": 0.0, "optimizer": "Lion", "optimizer.lr": "nan"}.items()
+    assert found["optimizer.betas"] == "[0.9, None]"
+    assert "precision" not in found
+
+
+def test_a_resumed_run_replaces_its_settings(tmp_path: Path) -> None:
+    for resumed, epochs in ((None, 2), ("version_0", 3)):
+        logger = RunLogger(str(tmp_path), "runs", resumed)
+        logger.log_metrics({"loss/val": 1.0}, epochs)
+        logger.log_hyperparams({"epochs": epochs, "flip": "true"})
+        logger.finalize("success")
+        assert shown_settings(tmp_path / "runs" / "version_0") == {"epochs": epochs, "flip": "true"}
+
+
+def test_what_trains_nothing_leaves_no_empty_runs(cli: Cli, runs: Path, tmp_path: Path) -> None:
+    root, folder = f"--trainer.default_root_dir={tmp_path}", tmp_path / "lightning_logs" / "tutorial"
+    words = (f"--ckpt_path={checkpoint(runs)}", f"--data.root={runs / 'pictures'}", root)
+    assert cli("validate", *words).code == 0
+    assert list(tmp_path.iterdir()) == []
+    logger = ("--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'csv'}")
+    assert cli("predict", *words, *logger).code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["lightning_logs"]
+    assert {path.name for path in (folder / "version_0").iterdir()} == {"config.yaml", "predictions.csv"}
+    assert cli("validate", *words, *logger).code == 0
+    (metrics,) = tmp_path.glob("csv/**/metrics.csv")
+    assert "accuracy/val" in metrics.read_text().splitlines()[0].split(",")
+
+    assert cli("test", *words).code == 0
+    tested = json.loads((folder / "version_1" / "report.json").read_text())
+    curves = curves_in(folder / "version_1")
+    assert {len(points) for points in curves.values()} == {1}
+    last = {name: value for name, ((_, value),) in curves.items()}
+    assert last == pytest.approx(
+        {
+            "accuracy/test": tested["test_accuracy"],
+            "accuracy/val": tested["val_accuracy"],
+            "loss/test": tested["test_loss"],
+            "fit_seconds": tested["train_seconds"],
+        }
+    )
+    settings = shown_settings(folder / "version_1")
+    assert settings == shown_settings(checkpoint(runs).parents[1]) | {"epochs": tested["epochs"]}
+    assert settings.items() >= {"dataset": "folder pictures", "net.num_classes": 3, "precision": "32-true"}.items()
+
+
+def test_a_logger_without_a_needed_argument_is_told_in_a_sentence(cli: Cli) -> None:
+    result = cli("fit", "--trainer.logger=CSVLogger")
+    assert result.code == 2
+    assert all(name in result.err for name in ("--trainer.logger", "save_dir"))
+    assert result.err.count("\n") == 1

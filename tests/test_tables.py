@@ -89,11 +89,11 @@ def test_the_run_folder_is_printed_with_its_files_and_the_command_for_its_curves
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "my runs" / "version_0"
+    folder = tmp_path / "my runs" / "lightning_logs" / "tutorial" / "version_0"
     tables.print_run_folder([folder / "report.html", folder / "loss.png"])
     files, curves = capsys.readouterr().out.splitlines()
-    assert files.endswith(f"{Path('my runs', 'version_0')}/ with report.html, loss.png")
-    assert curves.endswith('tensorboard --logdir "my runs"')
+    assert files.endswith(f"{Path('lightning_logs', 'tutorial', 'version_0')}/ with report.html, loss.png")
+    assert curves.endswith(f'tensorboard --logdir "{Path("my runs", "lightning_logs")}"')
 
 
 def test_predictions_csv_has_the_columns_the_predicted_class_and_all_probabilities(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from lit_cifar.report.finders import FINDERS, Finders
 from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.card import describe
 from lit_cifar.runs.checkpoint import Checkpoint, RunCheckpoints, check_resumable, readable
-from lit_cifar.runs.folder import RunLogger, WholeConfig
+from lit_cifar.runs.folder import PlainFolder, RunLogger, WholeConfig
 from lit_cifar.runs.network import default_loss, default_net
 from lit_cifar.runs.state import RUNS
 from lit_cifar.training.callbacks.checkpoints import BestCheckpoint, LastCheckpoint, check_callbacks
@@ -162,7 +162,7 @@ def build(command: str, words: list[str], description: str) -> Run:
         if command == "fit":
             callbacks.append(RunStateWriter(note))
     name = f"{config.recipe}-drawn" if data.images.kind == "drawn" else config.recipe
-    logger = _loggers(made.trainer, name, start if is_resumed else None)
+    logger = _loggers(command, made.trainer, name, start if is_resumed else None)
     trainer = _trainer(made.trainer, callbacks=callbacks, logger=logger)
     refuse_spawned(trainer, made.trainer.strategy)
     if start and command == "fit":
@@ -270,8 +270,10 @@ def _in_mlflow_run(config: Any, run: str | None) -> Any:
     return config
 
 
-def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger]:
+def _loggers(command: str, trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger]:
     """TensorBoard's logger, whose folder is that of the run, and the loggers that the user asks for.
+
+    `validate` writes nothing but to the latter, and `predict` only into a folder: nobody wants their empty runs.
 
     A resumed run goes on in its folder, and drops the steps that were lost; one from elsewhere begins a new one.
     """
@@ -282,4 +284,6 @@ def _loggers(trainer: Any, name: str, resumed: Checkpoint | None) -> list[Logger
     if resumed and resumed.path.resolve().parents[2] == Path(root, RUNS, name).resolve():
         options = {"resumed": resumed.path.parents[1].name, "purge_step": resumed.history["trained"]["steps"] + 1}
     asked = [] if trainer.logger in (None, True) else _asked(trainer.logger)
+    if command in ("validate", "predict"):
+        return asked if command == "validate" else [PlainFolder(Path(root, RUNS, name))]
     return [RunLogger(root, f"{RUNS}/{name}", default_hp_metric=False, **options), *asked]

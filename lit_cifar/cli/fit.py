@@ -10,8 +10,8 @@ from lit_cifar.report.run_report import RunReport
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
+from lit_cifar.training.lost_ranks import naming_lost_ranks
 from lit_cifar.training.tested import Tested
-from lit_cifar.training.trainer import naming_lost_ranks
 
 DESCRIPTIONS = {
     "fit": "Train a network, then test it. Without --config, the recipe is configs/tutorial.yaml.",

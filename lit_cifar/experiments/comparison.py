@@ -77,7 +77,7 @@ def read_run(variant: str, seed: int, folder: Path, root: Path) -> Run:
         folder.resolve().relative_to(root.resolve()).as_posix(),
         **numbers,
         class_accuracy=classes,
-        curves=read_curves(folder, numbers["epochs"] / steps if steps else 0),
+        curves=read_curves(folder, steps, numbers["epochs"] / steps if steps else 0),
         about={name: report.get(name) for name in ("device_name", "precision", "versions")},
     )
 
@@ -86,8 +86,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def read_curves(folder: Path, epochs_a_step: float) -> dict[str, list[tuple[float, float]]]:
-    """Returns validation accuracy and loss from a run's event files, as far as those can be read."""
+def read_curves(folder: Path, steps: float, epochs_a_step: float) -> dict[str, list[tuple[float, float]]]:
+    """Returns validation accuracy and loss of a training of so many steps, as far as its event files can be read.
+
+    After the steps follows what validation gave the weights that were tested.
+    """
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     curves: dict[str, list[tuple[float, float]]] = {"accuracy/val": [], "loss/val": []}
@@ -96,8 +99,8 @@ def read_curves(folder: Path, epochs_a_step: float) -> dict[str, list[tuple[floa
         events = EventAccumulator(str(folder), size_guidance=sizes)
         events.Reload()
         for name in {*curves} & {*events.Tags()["scalars"]}:
-            points = [(event.step * epochs_a_step, float(event.value)) for event in events.Scalars(name)]
-            curves[name] = [point for point in points if math.isfinite(point[1])]
+            trained = [event for event in events.Scalars(name) if event.step <= steps and math.isfinite(event.value)]
+            curves[name] = [(event.step * epochs_a_step, float(event.value)) for event in trained]
     except Exception:  # of whatever kind: a page without curves is better than none
         return curves
     return curves

@@ -1,44 +1,64 @@
-"""What Lightning's loggers get of a report: its header and results, and the figures."""
+"""What Lightning's loggers get of a run beside its curves: hyperparameters, and the figures of its report."""
 
 import math
 import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from matplotlib.figure import Figure
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.report import figures
-from lit_cifar.runs.card import Description
+from lit_cifar.report.hyperparameters import hyperparameters
+from lit_cifar.runs.card import RunCard, describe
+from lit_cifar.training.classifier import LitClassifier
 
-CONSTANT = ("recipe", "dataset", "net", "net_name", "parameters", "seed", "batch_size")
-"""What stays the same in a run, however often it is resumed."""
-TRIED = ("batch_size", "epochs", "lr", "net", "optimizer", "precision", "recipe", "seed")
-"""What TensorBoard's HPARAMS tab shows: the first five of these, and then the results."""
+OF_TRAINING = {"training": "train/curves", "loss": "train/curves", "training images": "train/images"}
+"""Figures that don't belong to the test, and the names under which loggers show them."""
 
 
-def log_report(loggers: list[Logger], report: dict[str, Any], optimizer: Description, drawn: dict[str, Figure]) -> None:
-    """Hands the report's header and results, the optimizer and the figures to each of Lightning's loggers."""
-    step = report["steps"] + 1  # that of the test's curves: a run resumed from its end drops it and writes it again
-    plain = {name: value for name, value in report.items() if isinstance(value, str | int | float)}
-    results = {f"hp/{name}": plain.pop(name, math.nan) for name in ("test_accuracy", "test_loss")}
-    settings = plain | {"optimizer": optimizer["class_path"], "lr": optimizer["init_args"].get("lr", math.nan)}
-    tried = {name: settings[name] for name in TRIED}
-    tried |= {"net": settings["net_name"], "optimizer": optimizer["class_path"].rpartition(".")[2]}
+def planned_epochs(trainer: Trainer) -> float:
+    """Returns how many epochs are to be trained, such as 1.25; infinite if only time ends the training."""
+    steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+    limits = (float(trainer.max_epochs or -1), trainer.max_steps / steps if steps else -1)
+    return round(min((limit for limit in limits if limit >= 0), default=math.inf), 2)
+
+
+def log_hyperparameters(trainer: Trainer, module: LitClassifier, epochs: float) -> None:
+    """Hands the settings of a run of so many epochs to each logger."""
+    if not trainer.is_global_zero or not trainer.loggers:
+        return
+    data, card = module.datamodule, cast(RunCard, module.card)
+    if trainer.optimizers and "<lambda>" in card.optimizer["class_path"]:
+        card = replace(card, optimizer=describe(trainer.optimizers[0]))
+    more: dict[str, Any] = {"parameters": sum(parameter.numel() for parameter in module.net.parameters())}
+    if card.dataset == "folder":
+        more["dataset"] = f"folder {data.root.resolve().name}"
+    if math.isfinite(epochs):
+        more["epochs"] = int(epochs) if epochs == int(epochs) else epochs
+    settings = hyperparameters(card) | more
+    for logger in trainer.loggers:
+        known: Mapping[str, str] = {}
+        if isinstance(logger, MLFlowLogger):  # a run that goes on may have some, and MLflow refuses other values
+            known = logger.experiment.get_run(logger.run_id).data.params
+        logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+
+
+def log_figures(loggers: Sequence[Logger], drawn: Mapping[str, Figure], step: int) -> None:
+    """Hands the figures to the loggers that take any, in the groups `test` and `train`."""
     with figures.drawing(), tempfile.TemporaryDirectory() as folder:
-        for logger in loggers:
-            if isinstance(logger, TensorBoardLogger):
-                for name, figure in drawn.items():
+        for name, figure in drawn.items():
+            name = OF_TRAINING.get(name, f"test/{name}")
+            for logger in loggers:
+                if isinstance(logger, TensorBoardLogger):
                     logger.experiment.add_figure(name, figure, step)
-                logger.log_hyperparams(tried, results, step)
-            elif isinstance(logger, MLFlowLogger):
-                for name, figure in drawn.items():
+                elif isinstance(logger, MLFlowLogger):
                     logger.experiment.log_figure(logger.run_id, figure, f"{name}.png")
-                logger.log_hyperparams({name: settings[name] for name in CONSTANT})
-            else:
-                logger.log_hyperparams(settings)
-                if hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
-                    for name, figure in drawn.items():
-                        path = figures.save(figure, Path(folder) / f"{name}.png")
-                        logger.log_image(name, [str(path)], step=step)
+                elif hasattr(logger, "log_image"):  # Weights & Biases, and loggers like it
+                    path = figures.save(figure, Path(folder) / f"{name.replace('/', ' ')}.png")
+                    logger.log_image(name, [str(path)], step=step)
+        for logger in loggers:
             logger.save()

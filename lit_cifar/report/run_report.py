@@ -30,7 +30,7 @@ from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report import charts, figures, notebook, tables
-from lit_cifar.report.loggers import log_report
+from lit_cifar.report.loggers import log_figures, log_hyperparameters, planned_epochs
 from lit_cifar.runs.card import UNCHANGED, RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
@@ -64,7 +64,12 @@ class RunReport(Callback):
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        log_hyperparameters(trainer, pl_module, planned_epochs(trainer))
+
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if not self._trained:
+            log_hyperparameters(trainer, pl_module, pl_module.record.trained["epochs"])
         self._test_started = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -254,7 +259,7 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
     captions = [data.classes[label] for label in train.labels[chosen]]
     drawn["training images"] = figures.image_grid(train.images[chosen], captions, f"Training images of {title}")
     with writing(folder):
-        log_report(module.trainer.loggers, report, cast(RunCard, module.card).optimizer, drawn)
+        log_figures(module.trainer.loggers, drawn, module.step_of_test)
     return [folder / "report.html", folder / "report.json", *paths.values()]
 
 

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from lit_cifar.data.files import RUNS_FLAG, write_whole
 from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.evaluation.wording import interval, percent
+from lit_cifar.runs.state import RUNS
 
 if TYPE_CHECKING:  # tables of runs need no torch
     from torch import Tensor
@@ -189,8 +190,8 @@ def print_found(what: str, finder: str, chart: Path | None = None) -> None:
 def print_run_folder(written: list[Path]) -> None:
     """Prints where the run folder is, what was written into it, and how to open TensorBoard on it."""
     shown = short(written[0].parent)
-    runs = os.path.dirname(shown) or "."  # noqa: PTH120
-    quoted = f'"{runs}"' if " " in runs else runs
+    runs = next((path for path in written[0].parents if path.name == RUNS), written[0].parents[1])  # of all recipes
+    quoted = f'"{short(runs)}"' if " " in short(runs) else short(runs)
     _console().print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
     _console().print(f"Curves: tensorboard --logdir {quoted}", markup=False)
 

@@ -5,8 +5,10 @@ all. What can't be written becomes a sentence that names the folder and the byte
 TensorBoard's that failed.
 """
 
+import io
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,12 +18,13 @@ from filelock import FileLock, Timeout
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import MLFlowLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 
 from lit_cifar.data.files import PARTS, unwritable, write_whole, writing
 from lit_cifar.errors import UserError
 from lit_cifar.runs.state import LOCK
 
+HYPERPARAMETERS = "events.out.tfevents.hyperparameters"  # the file in which TensorBoard finds them
 PATIENCE = 3  # seconds, for a run that was just told to end
 
 _held: dict[Path, FileLock] = {}
@@ -113,9 +116,24 @@ class RunLogger(TensorBoardLogger):
             raise
 
     @rank_zero_only
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        """Writes what TensorBoard's HPARAMS tab shows of this run, beside the last values of its curves.
+
+        The table has the columns of all runs together, unless each run lists the columns, as with Lightning's logger:
+        then it has those of the first run. And it shows the first settings in a run, so a resumed run replaces them.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.summary.writer.record_writer import RecordWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        content, now = io.BytesIO(), time.time()
+        for event in ({"file_version": "brain.Event:2"}, {"summary": hparams(dict(params), {})[1]}):
+            RecordWriter(content).write(Event(wall_time=now, **event).SerializeToString())
+        write_whole(Path(self.log_dir, HYPERPARAMETERS), content.getvalue())
+
+    @rank_zero_only
     def save(self) -> None:
-        with writing(Path(self.log_dir)):
-            super().save()
+        self.experiment.flush()  # and no hparams.yaml: config.yaml holds all of it
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -125,6 +143,33 @@ class RunLogger(TensorBoardLogger):
         except UserError:
             if status == "success":  # otherwise the run has failed already, with an error that says more
                 raise
+
+
+class PlainFolder(Logger):
+    """Gives a command that logs nothing a run folder: TensorBoard's logger would leave an empty run there."""
+
+    def __init__(self, runs: Path) -> None:
+        super().__init__()
+        self._runs = runs
+
+    @property
+    def name(self) -> str:
+        return self._runs.name
+
+    @cached_property
+    def version(self) -> str:
+        """Name of the run folder, which is made when it is first asked for."""
+        return new_version(self._runs)
+
+    @property
+    def save_dir(self) -> str:
+        return str(self._runs / self.version)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def log_hyperparams(self, params: Any, *args: Any, **options: Any) -> None:
+        pass
 
 
 def quiet_about_disk_errors(arguments: threading.ExceptHookArgs) -> None:

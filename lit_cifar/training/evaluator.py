@@ -113,9 +113,19 @@ class Evaluator(Predictor):
         self.look_at(batch)
         self.test_logits.append(self._count(batch, self.test_metrics, self.mean_logits))
 
+    @property
+    def step_of_test(self) -> int:
+        """One step after the last of training: a run resumed from its end drops these points and logs them again."""
+        return int(self.record.trained["steps"]) + 1
+
     def on_test_epoch_end(self) -> None:
-        # one step after the last of training: a run resumed from its end drops these points and logs them again
-        self.test_results = self._log_metrics("test", self.test_metrics, self.record.trained["steps"] + 1)
+        """Logs the test and, so that tables of runs show what belongs together, what validation gave these weights."""
+        validated, seconds = self.tested_weights().validated, self.record.trained["seconds"]
+        known = {"accuracy/val": validated.correct / validated.images} if validated else {}
+        known |= {"fit_seconds": seconds} if seconds else {}
+        for logger in self.loggers:
+            logger.log_metrics(known, self.step_of_test)
+        self.test_results = self._log_metrics("test", self.test_metrics, self.step_of_test)
 
     def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
         """Returns probabilities `[B, C]` of a batch of images, with or without labels."""

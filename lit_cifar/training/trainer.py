@@ -5,8 +5,6 @@ that nobody logged, and call hooks that do nothing. The leaner loop leaves them 
 gradients, a subclass of LitClassifier, a profiler, or any other module gets Lightning's own loop.
 """
 
-import os
-import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -22,11 +20,12 @@ from pytorch_lightning.loops.optimization.automatic import _AutomaticOptimizatio
 from pytorch_lightning.profilers import PassThroughProfiler
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.trainer.connectors.logger_connector.logger_connector import _LoggerConnector
 from rich.console import Console
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
 from lit_cifar.data.loader import BatchLoader
-from lit_cifar.errors import UsageError, UserError
+from lit_cifar.errors import UsageError
 from lit_cifar.training.callbacks.progress import LitProgressBar
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.quiet import quiet
@@ -38,7 +37,6 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images;
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 IN_NOTEBOOK = "a notebook trains on one device; for several, run !python -m lit_cifar fit --trainer.devices N in a cell"
-LOST_SECONDS = 3.0  # a killed process is gone within milliseconds, but its broken connection may be noticed before that
 
 
 class Trainer(pl.Trainer):
@@ -68,7 +66,8 @@ class Trainer(pl.Trainer):
         self._threads = torch.get_num_threads()
         epoch_loop = self.fit_loop.epoch_loop
         loops: list[Any] = [self.fit_loop, epoch_loop, epoch_loop.automatic_optimization, epoch_loop.val_loop]
-        leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop]
+        loops.append(self._logger_connector)
+        leaner = [FitLoop, EpochLoop, Optimization, ValidationLoop, LoggerConnector]
         with quiet(), ExitStack() as afterwards:
             if [type(loop) for loop in loops] == [kind.__base__ for kind in leaner]:  # the user replaced none of them
                 for loop, kind in zip(loops, leaner, strict=True):  # their state stays where it is
@@ -200,6 +199,13 @@ class ValidationLoop(_EvaluationLoop):
             return super().run()
 
 
+class LoggerConnector(_LoggerConnector):
+    """Gives the accuracies per class of a test to the Trainer's caller alone: one point makes no curve."""
+
+    def log_eval_end_metrics(self, metrics: dict[str, Any]) -> None:
+        super().log_eval_end_metrics({name: metrics[name] for name in metrics if not name.startswith("test_class/")})
+
+
 class Optimization(_AutomaticOptimization):
     """A step of training, by the Trainer's direct step if it has one; counts like Lightning."""
 
@@ -267,34 +273,3 @@ def refuse_spawned(trainer: pl.Trainer, strategy: str) -> None:
     """Raises UsageError for strategies that spawn or fork processes: they are for notebooks, and reports get lost."""
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("value-invalid", f"--trainer.strategy {strategy} is for notebooks; use ddp")
-
-
-@contextmanager
-def naming_lost_ranks(trainer: pl.Trainer) -> Iterator[None]:
-    """Raises UserError with the rank of a process that died, and KeyboardInterrupt instead of Lightning's exit."""
-    parent, launcher = os.getppid(), trainer.strategy.launcher  # whose `procs` are the other processes
-    try:
-        yield
-    except (UserError, OSError) as error:
-        if isinstance(error, UsageError):
-            error.on_every_rank = True  # all have the same values
-        for process in () if getattr(error, "on_every_rank", False) else getattr(launcher, "procs", ()):
-            process.kill()  # only the first rank has the error, and prints it
-        raise
-    except SystemExit as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's answer to Ctrl-C
-            raise error.__context__ from None
-        raise
-    except (RuntimeError, torch.distributed.DistBackendError) as error:
-        if trainer.world_size == 1 or isinstance(error, torch.OutOfMemoryError):
-            raise
-        until, lost = time.monotonic() + LOST_SECONDS, list[int]()
-        while not lost and time.monotonic() < until:  # the first rank knows its children, and they know their parent
-            processes = enumerate(getattr(launcher, "procs", ()), 1)
-            lost = [rank for rank, process in processes if process.poll() is not None]
-            lost += [0] if os.getppid() != parent and trainer.global_rank > 0 else []
-            time.sleep(0.05)
-        if not lost:
-            raise
-        sentence = f"the process of rank {lost[0]} died, so the run has ended; resume it with --ckpt_path last"
-        raise UserError("process-lost", sentence) from error
