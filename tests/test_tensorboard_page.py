@@ -105,6 +105,6 @@ def test_the_hparams_tab_shows_hyperparameters_with_the_final_accuracy(report: t
     row = dict(zip(names, cells[cells.index("version_0") :], strict=False))
     shown = {name: row[name] for name in ("batch_size", "epochs", "lr", "net", "optimizer")}
     assert shown == {"batch_size": "64.000", "epochs": "2.0000", "lr": "0.030000", "net": "Net", "optimizer": "SGD"}
-    (accuracy,) = re.findall(r"on the 2000 test images: (\S+) %", printed)
+    (accuracy,) = re.findall(r"on the 2,000 test images: (\S+) %", printed)
     # Half a digit of the printed one apart at most, rounded up or down:
     assert float(row["hp/test_accuracy"]) * 100 == pytest.approx(float(accuracy), abs=0.051)

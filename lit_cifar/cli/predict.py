@@ -55,7 +55,9 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         sentence = f"--output {config.output} can't be written to ({error.strerror}); use another folder"
         raise UsageError("output-refused", sentence) from error
-    print(tables.printable(f"Checkpoint: {checkpoint}, recipe {classifier.recipe}"), flush=True)
+    assert classifier.tested is not None  # load says which weights these are
+    trained = tables.length(classifier.tested.epochs, classifier.tested.step)
+    print(f"Predicting with {tables.printable(str(checkpoint))} after {trained}", flush=True)
 
     files, probabilities, failed = predict_files(classifier, files)
     unread += failed
