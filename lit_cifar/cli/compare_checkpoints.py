@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
+from lit_cifar.cli.help import PlainParser
 from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError, listed
 from lit_cifar.evaluation.statistics import mcnemar, paired_shares, scipy_stats, wilson
@@ -36,15 +37,13 @@ class Tested(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Tests each of the checkpoints, and prints accuracies and what differs from the first."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m lit_cifar compare",
         description=DESCRIPTION,
         epilog="Flags of test, such as --data.root DIR, are passed on to it.",
-        allow_abbrev=False,
-        exit_on_error=False,
     )
     help_text = "Two or more: paths, or best or last of the newest run."
-    parser.add_argument("--checkpoints", nargs="+", action="extend", default=[], metavar="PATH", help=help_text)
+    parser.add_argument("--checkpoints", nargs="*", action="extend", default=[], metavar="PATH", help=help_text)
     try:
         options, flags = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:

@@ -16,8 +16,11 @@ def main(argv: list[str]) -> None:
     parser = Parser(prog="python -m lit_cifar export", description="Write a network to a file for other programs.")
     add_checkpoint_arguments(parser)
     parser.add_argument("--format", type=FormatName, default="onnx", help="Kind of file.")
-    parser.add_argument("--output", type=Path, help="File to write. By default, model with the format's suffix.")
-    parser.add_argument("--data.root", type=Path, default=Path("data"), help="Folder of test images for the check.")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="File to write. By default, model with the format's suffix."
+    )
+    folder = "Folder of test images for the check."
+    parser.add_argument("--data.root", type=Path, default=Path("data"), metavar="FOLDER", help=folder)
     config = parser.parse_args(argv)
     output = config.output or Path(f"model{FORMATS[config.format].suffix}")
     check_output(output, config.format)

@@ -38,9 +38,9 @@ def main(words: list[str]) -> None:
         " the accuracy that others published for them.",
     )
     add = parser.add_argument
-    add("--net", type=str | None, help="Only this network.")
-    add("--classes", type=int, default=10, help="Number of classes.")
-    add("--image_size", type=int, default=32, help="Height and width of the images in pixels.")
+    add("--net", type=str | None, metavar="NAME", help="Only this network.")
+    add("--classes", type=int, default=10, metavar="N", help="Number of classes.")
+    add("--image_size", type=int, default=32, metavar="N", help="Height and width of the images in pixels.")
     measured = f"Measure training here, in images a second: float32, batches of {BATCH}; takes minutes on a CPU."
     add("--measure", action="store_true", help=measured)
     config = parser.parse_args(words)

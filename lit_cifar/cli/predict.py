@@ -35,10 +35,12 @@ def main(argv: list[str]) -> None:
         " --data.images PATH ... means the same. Without PATH, predict --ckpt_path best predicts the test images.",
     )
     add_checkpoint_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder to write into.")
+    folder = "Folder to write into."
+    parser.add_argument("--output", type=Path, default=Path("predictions"), metavar="FOLDER", help=folder)
     parser.add_argument(
         "--model.test_time_augmentation",
         type=Views | None,
+        metavar="VIEWS",
         help="Average the logits of the picture alone (none), with its mirror image (flip), or with both shifted too"
         " (flip-shift). By default, the setting the run was tested with.",
     )

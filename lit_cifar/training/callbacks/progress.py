@@ -162,12 +162,8 @@ def _place(trainer: Trainer) -> tuple[str, str]:
 
     Numbers are as wide as the largest of the training, so that lines stand below each other.
     """
-    epoch, step, epochs, most = (
-        trainer.current_epoch + 1,
-        trainer.global_step,
-        trainer.max_epochs or -1,
-        trainer.max_steps,
-    )
+    epoch, epochs = trainer.current_epoch + 1, trainer.max_epochs or -1
+    step, most = trainer.global_step, trainer.max_steps
     batches, in_all = trainer.num_training_batches, math.inf
     if epochs > 0 and math.isfinite(batches):
         in_all = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
