@@ -76,8 +76,8 @@ def main(words: list[str]) -> None:
                 images = BATCH / median(steps[1:])
                 rate = f"{images:,.1f}" if images < 100 else f"{images:,.0f}"
             console.print((ROW.format(name, *size, *accuracies) + last.format(rate)).rstrip())
-    what = f"{config.classes} classes, images of {config.image_size}×{config.image_size} pixels"
-    console.print(f"\n{what}. Accuracies in %, as published; none was measured here:")
+    what = f"{plural(config.classes, 'class')}, {config.image_size}×{config.image_size} pixels"
+    console.print(f"\n{what}. Accuracies in %, as published, not measured here:")
     for number, source in enumerate(sources, 1):
         console.print(f"[{number}] {source}")
     if config.measure:

@@ -104,7 +104,7 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
     add("--ckpt_path", type=str | None, help=path)
     weights = "Checkpoint whose weights a new training starts from: a path, or best or last. Only fit takes it."
     add("--init_from", type=str | None, help=weights)
-    resume = "auto goes on from the newest last.ckpt, if there is one; never starts anew. Only fit does it."
+    resume = "With auto, training goes on from the newest last.ckpt, if there is one. Only fit does it."
     add("--resume", type=Literal["never", "auto"], default="never", help=resume)
     add("--seed_everything", type=int, default=0, help="Seed of everything random.")
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")

@@ -54,8 +54,8 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: float, noun: str) -> str:
-    """Returns `1 epoch` or `2 epochs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Returns `1 epoch` or `2 epochs`, `1 class` or `2 classes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def print_start(data: str, images: str, net: str, device: str) -> None:

@@ -168,6 +168,6 @@ def _place(trainer: Trainer) -> tuple[str, str]:
     if epochs > 0 and math.isfinite(batches):
         in_all = math.ceil(batches / trainer.accumulate_grad_batches) * epochs
     if 0 < most < in_all:
-        return str(epoch), f"{step:{len(f'{most:,}')},}/{most:,}"
-    shown = f"{epoch:{len(str(epochs))}}/{epochs}" if epochs > 0 else str(epoch)
+        return f"{epoch:,}", f"{step:{len(f'{most:,}')},}/{most:,}"
+    shown = f"{epoch:{len(f'{epochs:,}')},}/{epochs:,}" if epochs > 0 else f"{epoch:,}"
     return shown, f"{step:{len(f'{in_all:,}')},}" if math.isfinite(in_all) else f"{step:,}"
