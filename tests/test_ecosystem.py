@@ -204,7 +204,7 @@ def test_the_batch_size_found_is_used_and_told(fit: Any, tmp_path: Path) -> None
 
 def test_overfitting_sees_the_same_images_in_every_epoch(fit: Any) -> None:
     result = fit("--trainer.overfit_batches=1", "--model.optimizer.lr=1e-12", epochs=3)
-    losses = [line.split("loss: ")[1].split()[0] for line in result.out.splitlines() if "] loss:" in line]
+    losses = [line.split("  loss ")[1].split()[0] for line in result.out.splitlines() if line.startswith("epoch ")]
     assert len(losses) == 3
     assert len(set(losses)) == 1
 
@@ -220,7 +220,7 @@ def test_a_class_that_was_not_tested_has_no_accuracy(fit: Any, tmp_path: Path) -
 
 def test_an_accuracy_is_told_only_of_the_epoch_that_was_validated(fit: Any) -> None:
     result = fit("--trainer.check_val_every_n_epoch=2", epochs=3)
-    told = ["validation accuracy" in line for line in result.out.splitlines() if "] loss:" in line]
+    told = ["validation accuracy" in line for line in result.out.splitlines() if line.startswith("epoch ")]
     assert told == [False, True, False]
 
 

@@ -1,5 +1,6 @@
 """A callback whose metric does not exist, or that would overwrite our checkpoints, is refused before training."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ Fit = Callable[..., Result]
 CALLBACKS = "pytorch_lightning.callbacks."
 METRICS = ("loss/val", "accuracy/val", "val_class/plane", "val_class/car", "val_class/bird")
 ACCURACY = "validation accuracy"
+EACH = ["--trainer.log_every_n_steps=1"]
 
 
 class LogsItsOwn(pl.Callback):
@@ -119,18 +121,24 @@ def test_a_model_checkpoint_in_a_folder_of_its_own_may_have_these_names(fit: Fit
 def test_every_validation_in_the_middle_of_an_epoch_shows_its_accuracy_once(fit: Fit) -> None:
     result = fit("--trainer.max_epochs=2", "--trainer.val_check_interval=4", "--trainer.check_val_every_n_epoch=null")
     assert result.code == 0, result.err
-    lines = [line for line in result.out.splitlines() if line.startswith("[")]
-    # of 9 batches in an epoch: after the 4th, 8th, 12th and 16th of all, which are 4, 8, and 3 and 7 of the second
-    places = {line.split("]")[0].split(",")[1].strip(): ACCURACY in line for line in lines}
-    assert [line[1] for line in lines] == ["1", "1", "1", "2", "2", "2"]
-    assert places == {"4": True, "8": True, "9": False, "3": True, "7": True}
+    lines = [line for line in result.out.splitlines() if line.startswith("epoch ")]
+    # of 9 batches in an epoch: after the 4th, 8th, 12th and 16th of all
+    places = [re.sub(r"  \D.*", "", line) for line in lines]
+    assert places == [f"epoch {step // 10 + 1}/2, step {step:>2}" for step in (4, 8, 9, 12, 16, 18)]
+    assert [ACCURACY in line for line in lines] == [True, True, False, True, True, False]
 
 
 def test_a_line_repeats_nothing_that_one_of_the_same_step_has_told(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_cifar.training.callbacks.progress.STEPS_BETWEEN_LINES", 3)
-    result = fit("--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2")
+    monkeypatch.setattr("lit_cifar.training.callbacks.progress.BATCHES_BETWEEN_LINES", 3)
+    result = fit("--trainer.max_epochs=-1", "--trainer.max_steps=6", "--trainer.val_check_interval=2", *EACH)
     assert result.code == 0, result.err
-    lines = [line for line in result.out.splitlines() if line.startswith("[")]
-    places = [line.split(",")[1].split(":")[0].strip() for line in lines]
-    assert places == ["2] loss", "3] loss", "4] loss", "6] loss", f"6] {ACCURACY}"]
+    lines = [line for line in result.out.splitlines() if line.startswith("epoch ")]
+    places = [re.match(r"epoch 1, step (./6)  (loss|validation)", line) for line in lines]
+    assert [place and place.groups() for place in places] == [
+        ("2/6", "loss"),
+        ("3/6", "loss"),
+        ("4/6", "loss"),
+        ("6/6", "loss"),
+        ("6/6", "validation"),
+    ]
     assert [ACCURACY in line for line in lines] == [True, False, True, False, True]

@@ -35,9 +35,9 @@ def test_each_class_has_its_accuracy_and_a_bar_of_its_length(
     monkeypatch.setenv("COLUMNS", "80")
     matrix = [[2998, 0, 0], [1, 1, 0], [0, 0, 0]]
     scores = class_scores(torch.tensor(matrix), ["cat", "[bold]:car:", "dog"])
-    tables.print_accuracies("test images", matrix, scores, "the folder [b]")
+    tables.print_accuracies("test image", matrix, scores, "the folder [b]")
     first, second, _, *rows = capsys.readouterr().out.splitlines()
-    assert "3000 test images: >99.9 % (95 % interval: 99.8–100.0)" in first  # by scipy's binomtest
+    assert "3,000 test images: >99.9 %" in first
     assert "the folder [b]:" in second
     assert [row.split() for row in rows] == [
         ["cat", "100.0", "%", "99.9–100.0", "█" * 30],
@@ -51,7 +51,7 @@ def test_numbers_of_classes_with_long_names_are_never_cut(
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     scores = class_scores(torch.tensor([[1, 1], [2, 6]]), ["a long name " * 7, "b"])
-    tables.print_accuracies("test images", [[1, 1], [2, 6]], scores, "the folder [b]")
+    tables.print_accuracies("test image", [[1, 1], [2, 6]], scores, "the folder [b]")
     *_, first, second = capsys.readouterr().out.splitlines()
     assert "50.0 %" in first and "9.5–90.5" in first and "75.0 %" in second and "40.9–92.9" in second
     assert max(len(first), len(second)) <= columns
@@ -64,7 +64,7 @@ def test_a_hundred_classes_stand_in_blocks_beside_each_other(
     matrix = torch.arange(100).diag()
     matrix[:, 0] += 100 - torch.arange(100)
     scores = class_scores(matrix, [f"a_name_{i}" for i in range(100)])
-    tables.print_accuracies("test images", matrix.tolist(), scores, "CIFAR-100")
+    tables.print_accuracies("test image", matrix.tolist(), scores, "CIFAR-100")
     _, _, _, *rows = capsys.readouterr().out.splitlines()
     assert len(rows) == 50  # two blocks
     assert rows[1].split() == ["a_name_1", "1.0", "%", "0.2–5.4", "a_name_51", "51.0", "%", "41.3–60.6"]
@@ -78,21 +78,41 @@ def test_a_table_of_predictions_shows_the_first_files_and_where_the_others_are(
     tables.print_predictions([Path("a.png"), Path("b\n.png")], guesses, 1005, tmp_path / "p" / "predictions.csv")
     _, *rows, last = capsys.readouterr().out.splitlines()
     assert [row.split() for row in rows] == [
-        ["a.png", "cat", "70.0", "%", "dog", "20.0", "%,", "frog", "10.0", "%"],
-        ["b?.png", "[b]", "100.0", "%", "dog", "0.0", "%"],
+        ["a.png", "cat", "(70.0", "%)", "dog", "(20.0", "%),", "frog", "(10.0", "%)"],
+        ["b?.png", "[b]", "(100.0", "%)", "dog", "(0.0", "%)"],
     ]
     assert "1,003" in last
     assert str(Path("p", "predictions.csv")) in last
 
 
-def test_the_run_folder_is_printed_with_its_files_and_the_command_for_its_curves(
+def test_the_last_lines_say_which_checkpoint_of_which_epoch_gave_which_accuracy(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    known = {"checkpoint": str(tmp_path / "[b]" / "best.ckpt"), "checkpoint_epoch": 2, "checkpoint_step": 1406}
+    for weights in (known, known | {"checkpoint_epoch": 1.25}, known | {"checkpoint": None, "checkpoint_epoch": 1}):
+        tables.print_result("Tested", "test image", [[2998, 0], [1, 1]], weights)
+    tables.print_result("Tested", "test image", [[1, 0], [0, 0]], known)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1] for line in lines[0:6:2]] == [
+        f"{Path('[b]', 'best.ckpt')} after 2 epochs",
+        f"{Path('[b]', 'best.ckpt')} after 1,406 steps",
+        "the weights in memory after 1 epoch",
+    ]
+    assert "3,000 test images (95 % interval: 99.8–100.0)" in lines[1]  # by scipy's binomtest
+    assert "1 test image (" in lines[-1]
+
+
+def test_the_run_folder_is_printed_with_its_report_and_the_command_for_its_curves(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my runs" / "lightning_logs" / "tutorial" / "version_0"
-    tables.print_run_folder([folder / "report.html", folder / "loss.png"])
-    files, curves = capsys.readouterr().out.splitlines()
-    assert files.endswith(f"{Path('lightning_logs', 'tutorial', 'version_0')}/ with report.html, loss.png")
+    tables.print_run_folder(folder)
+    place, report, curves = capsys.readouterr().out.splitlines()
+    shown = Path("my runs", "lightning_logs", "tutorial", "version_0")
+    assert place.endswith(f" {shown}/")
+    assert report.endswith(f" {shown}/report.html")
     assert curves.endswith(f'tensorboard --logdir "{Path("my runs", "lightning_logs")}"')
 
 

@@ -114,7 +114,7 @@ def test_the_hparams_tab_compares_two_runs_by_what_differs_and_their_results(rep
     other, row = (dict(zip(names, cells[i:], strict=False)) for i in runs)
     differing = {"epochs": ("1.0000", "2.0000"), "mixup": ("0.20000", "0.0000"), "recipe": ("other", "tutorial")}
     assert {name: (other[name], row[name]) for name in differing} == differing
-    (accuracy,) = re.findall(r"on the 2,?000 test images: (\S+) %", printed)
+    (accuracy,) = re.findall(r"on the 2,000 test images: (\S+) %", printed)
     # Half a digit of the printed one apart at most, rounded up or down:
     assert float(row["accuracy/test"]) * 100 == pytest.approx(float(accuracy), abs=0.051)
     assert 0 < float(row["accuracy/val"]) <= 1

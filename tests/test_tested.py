@@ -57,7 +57,7 @@ def test_fit_and_test_say_which_checkpoint_was_tested(cli: Cli, runs: Path, tmp_
     assert expected.items() <= report(tmp_path).items()
     named = without_validation(best, tmp_path / "mine.ckpt")
     result = cli("validate", *words, f"--ckpt_path={named}")
-    assert f"{named}, named by the user, after" in result.out
+    assert f"Validating {named} after 1 epoch\n" in result.out
     low, high = after["val_accuracy_interval"].expected
     assert result.out.count(f"95 % interval: {low * 100:.1f}–{high * 100:.1f}") == 1
 

@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import BatchSizeFinder, Callback, LearningRateF
 from pytorch_lightning.loggers import Logger
 
 from lit_cifar.cli.arguments import check_values, checked_note
+from lit_cifar.cli.help import FIT, MEASURE
 from lit_cifar.cli.net_arguments import (
     complete_class_paths,
     described,
@@ -208,7 +209,7 @@ def _parser(
 ) -> Parser:
     """The parser of the command, whose defaults are what the checkpoint says of network and data."""
     parser = Parser(prog=f"python -m lit_cifar {command}", description=description)
-    parser.given = given
+    parser.given, parser.essentials = given, FIT if command == "fit" else MEASURE
     take_open_arguments(given, None)
     add_run_arguments(parser, start.card.recipe if start and command != "fit" else recipe_name(given))
     options: dict[str, Any] = {"sub_configs": True, "fail_untyped": False}
@@ -220,8 +221,6 @@ def _parser(
         parser.add_class_arguments(LitClassifier, "model", instantiate=False, **options)
     parser.add_class_arguments(Trainer, "trainer", instantiate=False, **options)
     parser.set_defaults({"trainer.num_sanity_val_steps": 0, "trainer.enable_model_summary": False})
-    for name, group in (parser.groups or {}).items():
-        group.title = "trainer (all flags of Lightning's Trainer)" if name == "trainer" else name
     if start and not given.own_classes:
         card = start.card
         if not card.mean and not given.get("data.normalize"):

@@ -15,6 +15,7 @@ import yaml
 from lit_cifar.cli.arguments import check_name
 from lit_cifar.cli.build import parse
 from lit_cifar.cli.compare_output import Output, print_results
+from lit_cifar.cli.help import PlainParser
 from lit_cifar.cli.recipes import Given
 from lit_cifar.cli.worker_process import Checked, Job
 from lit_cifar.cli.workers import Workers
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> None:
 
 def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
     """Returns our own options, the recipes, and the flags of `fit`."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m lit_cifar compare",
         usage="%(prog)s [RECIPE ...] [--vary KEY=V1,V2,...] [options]\n"
         "       python -m lit_cifar compare --checkpoints A B ... [options]",
@@ -76,14 +77,13 @@ def _read(argv: list[str]) -> tuple[argparse.Namespace, list[str], list[str]]:
         " command is started again.",
         epilog="Flags of fit, such as --data.root DIR or --trainer.max_epochs 1, go to all trainings. --checkpoints"
         " compares trained networks on the test images instead.",
-        allow_abbrev=False,
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("--vary", action="append", metavar="KEY=V1,V2,...", help="Values of a flag of fit; several flags make a grid.")
-    add("--runs", type=int, default=3, help="Trainings of each variant, with seeds 0, 1, 2, … (default: 3).")
-    add("--jobs", type=int, default=1, help="Trainings at a time, on a GPU each or sharing the cores (default: 1).")
-    add("--name", help="Folder in comparisons/ (default: from recipes and keys).")
+    add("--runs", type=int, default=3, metavar="N", help="Trainings of each variant, with seeds 0, 1, 2, …")
+    jobs = "Trainings at a time, on a GPU each or sharing the cores."
+    add("--jobs", type=int, default=1, metavar="N", help=jobs)
+    add("--name", help="Folder in comparisons/; by default, made of recipes and keys.")
     recipes, others = recipes_among(argv)
     try:
         options, flags = parser.parse_known_args(others)

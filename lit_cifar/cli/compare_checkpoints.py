@@ -12,12 +12,13 @@ from torch import Tensor
 
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import build
+from lit_cifar.cli.help import PlainParser
 from lit_cifar.cli.recipes import Given
 from lit_cifar.errors import UsageError, UserError, listed
 from lit_cifar.evaluation.statistics import mcnemar, paired_shares, scipy_stats, wilson
 from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.report.run_report import RunReport, in_order
-from lit_cifar.report.tables import printable
+from lit_cifar.report.tables import plural, printable
 from lit_cifar.runs.checkpoint import Checkpoint, find_checkpoint
 from lit_cifar.training.classifier import LitClassifier
 
@@ -36,15 +37,13 @@ class Tested(NamedTuple):
 
 def main(argv: list[str]) -> None:
     """Tests each of the checkpoints, and prints accuracies and what differs from the first."""
-    parser = argparse.ArgumentParser(
+    parser = PlainParser(
         prog="python -m lit_cifar compare",
         description=DESCRIPTION,
         epilog="Flags of test, such as --data.root DIR, are passed on to it.",
-        allow_abbrev=False,
-        exit_on_error=False,
     )
     help_text = "Two or more: paths, or best or last of the newest run."
-    parser.add_argument("--checkpoints", nargs="+", action="extend", default=[], metavar="PATH", help=help_text)
+    parser.add_argument("--checkpoints", nargs="*", action="extend", default=[], metavar="PATH", help=help_text)
     try:
         options, flags = parser.parse_known_args(argv)
     except argparse.ArgumentError as error:
@@ -55,7 +54,7 @@ def main(argv: list[str]) -> None:
     scipy_stats()  # or refuses before anything is tested
     checkpoints = _read(options.checkpoints, Path(Given(flags).get("trainer.default_root_dir") or "."))
     first = _test(checkpoints[0], flags)
-    print(f"Tested on the {len(first.right):,} test images of {first.data}, with 95 % intervals:", flush=True)
+    print(f"Tested on the {plural(len(first.right), 'test image')} of {first.data}, with 95 % intervals:", flush=True)
     _print_accuracy(first)
     others = []
     for checkpoint in checkpoints[1:]:
@@ -119,7 +118,7 @@ def _print_difference(first: Tested, second: Tested) -> None:
     low, high = (bound * 100 for bound in paired_shares(only_first, only_second, total))
     p = mcnemar(only_first, only_second)
     print(f"\n{second.path} compared with {first.path}:")
-    print(f"  only the first is right about {only_first:,} images, only the second about {only_second:,}")
+    print(f"  only the first is right about {plural(only_first, 'image')}, only the second about {only_second:,}")
     points = (only_second - only_first) / total * 100
-    print(f"  difference: {points:+.2f} points (95 % interval: {low:+.2f} to {high:+.2f})")
+    print(f"  difference: {points:+.2f} percentage points (95 % interval: {low:+.2f} to {high:+.2f})")
     print(f"  McNemar's exact test: p {'< 0.0001' if p < 0.0001 else f'= {p:.4f}'}")

@@ -125,7 +125,7 @@ def print_results(content: Mapping[str, Any], paths: Sequence[Path]) -> None:
     compares = len(content["variants"]) > 1
     titles = [
         "validation\n%",
-        *(["difference\npoints", "p"] if compares else []),
+        *(["difference\n% points", "p"] if compares else []),
         "test %\nnot ranked by",
         "time",
         "runs",
@@ -147,8 +147,8 @@ def print_results(content: Mapping[str, Any], paths: Sequence[Path]) -> None:
     console.print(table)
     for sentence in content["conclusions"]:
         console.print(tables.printable(sentence), soft_wrap=True)
-    names = ", ".join(path.name for path in paths)
-    console.print(f"Written: {tables.short(paths[0].parent)}/ with {tables.printable(names)}", soft_wrap=True)
+    console.print(f"Folder: {tables.short(paths[0].parent)}/", soft_wrap=True)
+    console.print(f"Report: {tables.short(paths[0])}", soft_wrap=True)
 
 
 def _mean(each: Mapping[str, Any], key: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from lit_cifar.cli.arguments import refusals_of_lightning
 from lit_cifar.cli.build import Run, build
 from lit_cifar.report import tables
-from lit_cifar.report.run_report import RunReport
+from lit_cifar.report.run_report import RunReport, describe_weights
 from lit_cifar.runs.checkpoint import read_checkpoint
 from lit_cifar.runs.folder import release
 from lit_cifar.training.classifier import LitClassifier
@@ -49,6 +49,9 @@ def carry_out(command: str, run: Run, tests: bool = True) -> None:
                 tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
                 if tests:
                     tables.print_untested(run.model.datamodule.root)
+                    weights = describe_weights(run.model, None)
+                    tables.print_weights("Kept", weights)
+                    tables.print_validation(weights)
             return
         run.trainer.test(run.model, datamodule=run.data, verbose=False)
 

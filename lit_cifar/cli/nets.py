@@ -38,9 +38,9 @@ def main(words: list[str]) -> None:
         " the accuracy that others published for them.",
     )
     add = parser.add_argument
-    add("--net", type=str | None, help="Only this network.")
-    add("--classes", type=int, default=10, help="Number of classes.")
-    add("--image_size", type=int, default=32, help="Height and width of the images in pixels.")
+    add("--net", type=str | None, metavar="NAME", help="Only this network.")
+    add("--classes", type=int, default=10, metavar="N", help="Number of classes.")
+    add("--image_size", type=int, default=32, metavar="N", help="Height and width of the images in pixels.")
     measured = f"Measure training here, in images a second: float32, batches of {BATCH}; takes minutes on a CPU."
     add("--measure", action="store_true", help=measured)
     config = parser.parse_args(words)
@@ -76,8 +76,8 @@ def main(words: list[str]) -> None:
                 images = BATCH / median(steps[1:])
                 rate = f"{images:,.1f}" if images < 100 else f"{images:,.0f}"
             console.print((ROW.format(name, *size, *accuracies) + last.format(rate)).rstrip())
-    what = f"{config.classes} classes, images of {config.image_size}×{config.image_size} pixels"
-    console.print(f"\n{what}. Accuracies in %, as published; none was measured here:")
+    what = f"{plural(config.classes, 'class')}, {config.image_size}×{config.image_size} pixels"
+    console.print(f"\n{what}. Accuracies in %, as published, not measured here:")
     for number, source in enumerate(sources, 1):
         console.print(f"[{number}] {source}")
     if config.measure:

@@ -1,17 +1,14 @@
-"""The command line's parser: a mistake is one sentence, with the nearest flag or key that exists; a short `--help`."""
+"""The command line's parser: a mistake is one sentence, with the nearest flag or key that exists."""
 
-import argparse
 import difflib
 import re
-import shutil
-import textwrap
 from ast import literal_eval
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 
+from lit_cifar.cli.help import Groups, HelpAction, class_help, short_help
 from lit_cifar.cli.recipes import SECTIONS, Given
 from lit_cifar.errors import UsageError, UserError, either, meant
 
@@ -24,11 +21,7 @@ NOISE = re.compile(
 WRONG = re.compile(r"(Expected a .*?)(?:; Given|\. Got) value: (.*)")
 INNER = re.compile(r"""Problem with given class_path '[^']*': Parser key "([\w.]+)": (.*)""")
 KINDS = {"int": ["an integer"], "float": ["a number"], "bool": ["true", "false"]}
-FIRST = [f"trainer.{name}" for name in ("max_epochs", "max_steps", "accelerator", "devices", "precision")]
-FIRST += [f"trainer.{name}" for name in ("callbacks", "logger", "default_root_dir")]
-"""The flags of the Trainer that `--help` shows before the others."""
 RENAMED = {"--data.mean": "--data.normalize", "--data.std": "--data.normalize"}
-OPTIMIZER = ("model.optimizer", "model.lr_scheduler", "model.lr_scheduler_interval")
 
 
 class RecipeAction(ActionConfigFile):
@@ -46,9 +39,13 @@ class Parser(ArgumentParser):
 
     given = Given(())
     """Flags and recipes, to say which of them a wrong value is from."""
+    essentials: Groups | None = None
+    """The flags that `--help` shows, if it doesn't show all."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"allow_abbrev": False} | kwargs))
+    def __init__(self, *args: Any, add_help: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, add_help=False, **({"allow_abbrev": False} | kwargs))
+        if add_help:
+            self.add_argument("-h", "--help", action=HelpAction)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         code, sentence = "value-invalid", message
@@ -82,7 +79,7 @@ class Parser(ArgumentParser):
             [renamed] if renamed in flags else inner[:1] or difflib.get_close_matches(f"--{name.lstrip('-')}", flags, 1)
         )
         if not close:
-            return "; --help lists all that exist"
+            return "; --help=all lists all that exist"
         return f"; did you mean {close[0] if name.startswith('-') else close[0].lstrip('-')}?"
 
     def make(self, config: Namespace) -> Namespace:
@@ -93,42 +90,27 @@ class Parser(ArgumentParser):
             raise UsageError("value-invalid", one_line(str(error))) from error
 
     def format_help(self, formatter: Any = None) -> str:
-        """Returns the help: a line for each flag, and its description below it."""
-        width = min(shutil.get_terminal_size().columns, 100) - 2
-        lines = [f"usage: {self.usage or f'{self.prog} [options]'}".replace("%(prog)s", self.prog)]
-        for text in (self.description, self.epilog):
-            lines += ["", *textwrap.wrap(text, width)] if text else []
-        for title, actions in self._sections():
-            lines += ["", f"{title}:"] if actions else []
-            for action in actions:
-                lines.append(f"  {_invocation(action)}")
-                lines += textwrap.wrap(_description(action), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
-        return "\n".join(lines) + "\n"
-
-    def _sections(self) -> Iterator[tuple[str, list[argparse.Action]]]:
-        for group in self._action_groups:
-            shown = [action for action in group._group_actions if action.help != argparse.SUPPRESS]
-            # what has no flag is explained in the usage
-            shown = [a for a in shown if a.option_strings and not a.option_strings[0].endswith(".help")]
-            shown = [action for action in shown if action.metavar != "CONFIG"]
-            shown.sort(key=lambda action: FIRST.index(action.dest) if action.dest in FIRST else len(FIRST))
-            yield group.title or "options", [action for action in shown if action.dest not in OPTIMIZER]
-            yield "optimizer and schedule", [action for action in shown if action.dest in OPTIMIZER]
+        """Returns the help, of a command or of a class whose help was asked for."""
+        if (self.description or "").startswith("Help for --"):
+            return class_help(self)
+        return short_help(self, self.essentials)
 
 
 def add_run_arguments(parser: Parser, recipe: str) -> None:
     """Adds what fit, validate, test and predict take besides data, model and Trainer; `recipe` is a default."""
     add = parser.add_argument
-    add("-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe; of several, later ones win.")
-    add("--ckpt_path", type=str | None, help="Checkpoint to start from: a path, or best or last.")
-    weights = "Start a new training from a checkpoint's weights (fit): its path, or best or last of the newest run."
+    add("-c", "--config", action=RecipeAction, metavar="FILE", help="Recipe, a YAML file; of several, later ones win.")
+    path = "Checkpoint to go on with, or to measure: a path, or best or last of the newest run."
+    add("--ckpt_path", type=str | None, help=path)
+    weights = "Checkpoint whose weights a new training starts from: a path, or best or last. Only fit takes it."
     add("--init_from", type=str | None, help=weights)
-    add("--resume", type=Literal["never", "auto"], default="never", help="auto: go on from the newest last.ckpt (fit).")
+    resume = "With auto, training goes on from the newest last.ckpt, if there is one. Only fit does it."
+    add("--resume", type=Literal["never", "auto"], default="never", help=resume)
     add("--seed_everything", type=int, default=0, help="Seed of everything random.")
     add("--recipe", type=str, default=recipe, help="Name of the recipe; runs are kept in lightning_logs/<recipe>.")
-    seconds = "Seconds between two writings of last.ckpt, which is also written at the end of each epoch (fit)."
+    seconds = "Seconds between two writings of last.ckpt. It is also written at the end of each epoch of fit."
     add("--checkpoint_seconds", type=float, default=60.0, help=seconds)
-    note = "What to remember about the run: shown by the command runs and in its report (fit)."
+    note = "What to remember about the run. It is shown by the command runs and in the report. Only fit takes it."
     add("--note", type=str, metavar="TEXT", help=note)
     precision = "Compute in bf16 or fp16 if the hardware is fast at it, unless --trainer.precision is given."
     add("--fast_precision", type=bool, default=False, help=precision)
@@ -136,9 +118,10 @@ def add_run_arguments(parser: Parser, recipe: str) -> None:
 
 def add_checkpoint_arguments(parser: Parser) -> None:
     """Adds the flags with which predict, export and demo name a trained network."""
-    parser.add_argument("--ckpt_path", type=str, help="A checkpoint, or best (the default) or last of the newest run.")
-    parser.add_argument("--model.net", type=str, help="Class path of your own network, if the checkpoint is of one.")
-    parser.add_argument("--trainer.default_root_dir", type=Path, default=Path(), help="Folder of lightning_logs.")
+    add, net = parser.add_argument, "Class path of your own network, if the checkpoint is of one."
+    add("--ckpt_path", type=str, metavar="FILE", help="A checkpoint, or best (the default) or last of the newest run.")
+    add("--model.net", type=str, metavar="CLASS", help=net)
+    add("--trainer.default_root_dir", type=Path, default=Path(), metavar="FOLDER")
 
 
 def one_line(message: str) -> str:
@@ -181,27 +164,3 @@ def _made(class_type: type[Any], *args: Any, **kwargs: Any) -> Any:
         raise
     except Exception as error:  # the code of a network or callback may raise anything
         raise ValueError(f"{class_type.__name__}: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _invocation(action: argparse.Action) -> str:
-    names = [name for name in action.option_strings if not name.endswith("+")]
-    names[-1] += "[+]" if len(names) < len(action.option_strings) else ""
-    if action.nargs == 0:
-        return ", ".join(names)
-    return f"{', '.join(names)} {action.metavar or action.dest.rpartition('.')[2].upper()}"
-
-
-def _description(action: argparse.Action) -> str:
-    text = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", " ".join((action.help or "").split())).replace("``", "")
-    if action.default in (None, argparse.SUPPRESS, "", ()) or action.nargs == 0:
-        return text
-    text = re.sub(r"\s*Default: .*?(\.$|\. |$)", " ", text).strip()
-    return f"{text} (default: {_shown(action.default)})"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | Namespace):  # a class and its arguments
-        return str(value["class_path"])
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(str, value))}]"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -35,10 +35,12 @@ def main(argv: list[str]) -> None:
         " --data.images PATH ... means the same. Without PATH, predict --ckpt_path best predicts the test images.",
     )
     add_checkpoint_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("predictions"), help="Folder to write into.")
+    folder = "Folder to write into."
+    parser.add_argument("--output", type=Path, default=Path("predictions"), metavar="FOLDER", help=folder)
     parser.add_argument(
         "--model.test_time_augmentation",
         type=Views | None,
+        metavar="VIEWS",
         help="Average the logits of the picture alone (none), with its mirror image (flip), or with both shifted too"
         " (flip-shift). By default, the setting the run was tested with.",
     )
@@ -55,7 +57,9 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         sentence = f"--output {config.output} can't be written to ({error.strerror}); use another folder"
         raise UsageError("output-refused", sentence) from error
-    print(tables.printable(f"Checkpoint: {checkpoint}, recipe {classifier.recipe}"), flush=True)
+    assert classifier.tested is not None  # load says which weights these are
+    trained = tables.length(classifier.tested.epochs, classifier.tested.step)
+    print(f"Predicting with {tables.printable(str(checkpoint))} after {trained}", flush=True)
 
     files, probabilities, failed = predict_files(classifier, files)
     unread += failed

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from lit_cifar.cli.arguments import check_numbers
+from lit_cifar.cli.help import SHOW
 from lit_cifar.cli.parser import Parser, RecipeAction
 from lit_cifar.cli.recipes import Given
 from lit_cifar.data.augmentation import Augmentation
@@ -23,7 +24,7 @@ EXAMPLE = Augmentation(flip=True, crop=4, cutout=8)  # if the recipe augments no
 def main(words: list[str]) -> None:
     """Writes the PNG and prints its labels, row by row."""
     parser = Parser(prog="python -m lit_cifar show", description="Write a labelled grid of training images to a PNG.")
-    parser.given = Given(words)
+    parser.given, parser.essentials = Given(words), SHOW
     for file, recipe in parser.given.recipes.items():
         seed = {"seed": recipe["seed_everything"]} if "seed_everything" in recipe else {}
         parser.given.recipes[file] = {"data": seed | recipe.get("data", {})}

@@ -14,6 +14,7 @@ from lit_cifar.runs.network import own_net
 from lit_cifar.runs.state import RUNS
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.predictor import require_normalization
+from lit_cifar.training.tested import Tested
 
 
 def starting_checkpoint(command: str, given: Given) -> Checkpoint | None:
@@ -68,6 +69,7 @@ def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path
     if named and classifier.card:
         classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
     require_normalization(classifier)
+    classifier.tested = Tested.of(checkpoint.path, checkpoint.history["trained"], None)
     return checkpoint.path, classifier
 
 

@@ -70,13 +70,13 @@ def _sweep(asked: Plan, study: "Study", lines: "SweepLines") -> None:
     with Workers(min(asked.options.jobs, asked.options.trials)) as workers:
         _do_trials(asked, study, lines, workers)
         if study.is_shared():
-            lines.say("Other processes still do trials; the last one trains the best recipe again.")
+            lines.say("Other processes are still doing trials; the last one to finish trains the best recipe again.")
             return
         try:
             with FileLock(asked.folder / ".best.lock", timeout=0):
                 _finish(asked, study, lines, workers)
         except Timeout:
-            lines.say("Another process trains the best recipe again.")
+            lines.say("Another process is training the best recipe again.")
 
 
 def _do_trials(asked: Plan, study: "Study", lines: "SweepLines", workers: Workers) -> None:
@@ -147,7 +147,7 @@ def _train_again(asked: Plan, lines: "SweepLines", workers: Workers, recipe: Pat
     from lit_cifar.experiments.sweep_lines import AGAIN
 
     seeds = [(asked.about.seed + i) % 2**32 for i in range(1, AGAIN + 1)]
-    lines.say(f"Trains the best recipe again, with the seeds {', '.join(map(str, seeds))}")
+    lines.say(f"Training the best recipe again, with the seeds {', '.join(map(str, seeds))}")
     jobs = {
         Job(
             f"seed {seed}",

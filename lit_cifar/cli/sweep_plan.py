@@ -31,13 +31,13 @@ SWEEPS = "sweeps"
 DESCRIPTION = """Search for the recipe with the highest validation accuracy, by Optuna; then train it again with three
 other seeds, and test only these. Started again, the same command goes on. Started in several terminals, they share the
 trials. Flags of fit, such as --data.root DIR, go to all trials."""
-FLAGS = {  # type, default, help
-    "--trials": (int, 30, "Number of trials, counted over all processes and starts."),
-    "--hours": (float | None, None, "Start no trial after so many hours. Those that run are finished."),
-    "--jobs": (int, 1, "Number of trials at a time, on a GPU each where there are several, else sharing the cores."),
-    "--sampler": (str, "TPESampler", "Class of optuna.samplers, which proposes values."),
-    "--pruner": (str, "MedianPruner", "Class of optuna.pruners, which ends bad trials after an epoch."),
-    "--name": (str | None, None, "Folder in sweeps/, by default the name of the recipe."),
+FLAGS = {  # type, default, what the value is called, help
+    "--trials": (int, 30, "N", "Number of trials, counted over all processes and starts."),
+    "--hours": (float | None, None, "N", "Start no trial after so many hours. Those that run are finished."),
+    "--jobs": (int, 1, "N", "Trials at a time, on a GPU each where there are several, else sharing the cores."),
+    "--sampler": (str, "TPESampler", "CLASS", "Class of optuna.samplers, which proposes values."),
+    "--pruner": (str, "MedianPruner", "CLASS", "Class of optuna.pruners, which ends bad trials after an epoch."),
+    "--name": (str | None, None, "NAME", "Folder in sweeps/, by default the name of the recipe."),
 }
 OF_THE_SWEEP = {"--ckpt_path": "trains anew", "--resume": "goes on by itself", "--print_config": "prints no config"}
 """Flags of fit that a sweep doesn't pass on, and what it does."""
@@ -72,8 +72,8 @@ def plan(words: list[str]) -> Plan:
     parser.usage = "%(prog)s [RECIPE] --search KEY=VALUES ... [options]"
     text = "What to search (repeatable): KEY=LOW..HIGH, KEY=log:LOW..HIGH, or KEY=A,B,C. KEY is a flag of fit."
     parser.add_argument("--search", type=str, metavar="KEY=VALUES", help=text)
-    for name, (kind, default, text) in FLAGS.items():
-        parser.add_argument(name, type=kind, default=default, help=text)
+    for name, (kind, default, value, text) in FLAGS.items():
+        parser.add_argument(name, type=kind, default=default, metavar=value, help=text)
     own, searches, rest = _split(words)
     options = parser.parse_args(own)
     require(options.trials >= 1, f"--trials {options.trials} must be 1 or more")

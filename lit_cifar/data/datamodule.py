@@ -28,12 +28,12 @@ class CIFAR10DataModule(pl.LightningDataModule):
     """CIFAR-10, CIFAR-100, a folder of pictures, or synthetic images.
 
     Args:
-        root: Folder of the images: pictures in train/<class>/, test/<class>/ and perhaps val/<class>/, or CIFAR-10 or
-            CIFAR-100 as published (folder or archive). If it has no images, they are downloaded into it.
-        dataset: "cifar10" or "cifar100" uses that data set, as published or as pictures of its classes, "folder"
-            pictures of any classes, and "drawn" synthetic images of ten classes. By default, the images in root are
-            used, whatever they are, or CIFAR-10 if it has none; "auto" does the same, but uses synthetic images if
-            CIFAR-10 can't be downloaded.
+        root: Folder of the images; if it has none, they are downloaded into it. It may hold pictures in train/<class>/,
+            test/<class>/ and perhaps val/<class>/, or CIFAR-10 or CIFAR-100 as published (folder or archive).
+        dataset: "cifar10", "cifar100", "folder" (pictures of any classes), "drawn" (synthetic images) or "auto".
+            "cifar10" and "cifar100" use that data set, as published or as pictures of its classes. By default, the
+            images in root are used, whatever they are, or CIFAR-10 if it has none; "auto" does the same, but uses
+            synthetic images, of ten classes, if CIFAR-10 can't be downloaded.
         labels: Labels of CIFAR-100: "fine" for its 100 classes, "coarse" for its 20 superclasses.
         batch_size: Images per training batch, over all devices together.
         eval_batch_size: Images per batch of validation, test and prediction, over all devices together; by default 250,
@@ -49,28 +49,30 @@ class CIFAR10DataModule(pl.LightningDataModule):
             or the numbers of classes. FILE:NAME is one of several, as in CIFAR-10_human.pt:worse_label of CIFAR-10N.
         image_size: Side in pixels, from 8 to 224, to which the pictures of a folder are scaled. The images of CIFAR-10
             and synthetic ones have 32.
-        resize: How a picture that isn't square is scaled. "squeeze" scales width and height to image_size, which
-            changes the proportions; "crop" scales the square in the middle; "pad" scales the longer side and adds black
-            borders.
-        normalize: Mean and standard deviation of the channels red, green and blue, between 0 and 1, by which images are
-            normalized. "half" is 0.5 for all, "data" computes them from the images to train on, "imagenet" is what
-            torchvision's pretrained networks need, and numbers are [[mean], [standard deviation]].
+        resize: How a picture that isn't square is scaled: "squeeze", "crop" or "pad". "squeeze" scales width and height
+            to image_size, which changes the proportions; "crop" scales the square in the middle; "pad" scales the
+            longer side and adds black borders.
+        normalize: Mean and standard deviation by which images are normalized: "half", "data", "imagenet" or numbers.
+            They are those of the channels red, green and blue, between 0 and 1. "half" is 0.5 for all, "data" computes
+            them from the images to train on, "imagenet" is what torchvision's pretrained networks need, and numbers are
+            [[mean], [standard deviation]].
         flip: Mirror half of the training images at random; "alternate" mirrors each image every second epoch.
         crop: Pixels by which training images are padded on each side (by reflection) before a random crop to their
             size; 0 for none.
         cutout: Side in pixels of a grey square that covers a random place of each training image; 0 for none.
         jitter: Random change of brightness and contrast of training images, between 0 (none) and 1. Adds up to ± this
             to the normalised values of an image, then multiplies them by 1 ± up to this.
-        erase: Probability, from 0 to 1, that a random rectangle of a training image, 2 to 33 % of its area, is filled
-            with the mean colour (random erasing).
-        mixup: Alpha of MixUp: each training image is mixed with another, by a share drawn from Beta(alpha, alpha), and
-            so are their labels; 0 for none, often 0.2 to 1. The loss must take probabilities, as torch's does.
-        cutmix: Alpha of CutMix: a rectangle of each training image shows another one, by a share drawn from Beta(alpha,
-            alpha), and labels are mixed by area; 0 for none, often 1. With mixup too, each image gets one of both.
+        erase: Probability, from 0 to 1, that a random rectangle of a training image is filled with the mean colour. It
+            is 2 to 33 % of the image (random erasing).
+        mixup: Alpha of MixUp, which mixes training images in pairs; 0 for none, often 0.2 to 1. The share is drawn from
+            Beta(alpha, alpha), and labels are mixed, too. The loss must take probabilities, as torch's does.
+        cutmix: Alpha of CutMix, which puts a rectangle of another image into each; 0 for none, often 1. Its share of
+            the area is drawn from Beta(alpha, alpha), and labels are mixed by it. With mixup too, each image gets one
+            of both.
         mix_probability: Probability, from 0 to 1, that an image is mixed.
         mix_until: Share of the training, from 0 to 1, after which images are no longer mixed.
-        trivial_augment: Apply to each training image one of 14 operations, such as rotation, solarization or more
-            contrast, of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop, before cutout.
+        trivial_augment: Apply a random operation, such as rotation or more contrast, to each training image. It is one
+            of 14, of random strength (TrivialAugmentWide, arXiv 2103.10158), after flip and crop, before cutout.
         transform: Transform of single training images, such as one of torchvision.transforms.v2, that takes and returns
             uint8 [3, H, W]. Slower than the augmentations above, which work on whole batches.
         mirrors: URL of the archive to download, or several, tried in this order; by default, known mirrors.

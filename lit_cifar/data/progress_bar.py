@@ -14,11 +14,16 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task
 SECONDS_BETWEEN_DRAWINGS = 1 / 8
 
 
+def can_redraw(console: Console) -> bool:
+    """Returns whether what is printed there can be drawn again."""
+    return console.is_jupyter or (console.is_terminal and not console.is_dumb_terminal)
+
+
 def progress_bar(console: Console, *columns: str | ProgressColumn, **options: Any) -> Progress:
     """Returns a bar that goes when it is done, if `options`, those of rich's Progress, don't say otherwise."""
     if console.is_jupyter:
         return NotebookProgress(*columns, console=console, auto_refresh=False)
-    options = {"transient": True, "disable": not console.is_terminal} | options
+    options = {"transient": True, "disable": not can_redraw(console)} | options
     return Progress(*columns, console=console, **options)
 
 

@@ -26,6 +26,7 @@ from lit_cifar.data.synthetic import draw
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError, UserError, reason
 from lit_cifar.report.run_report import PACKAGES
+from lit_cifar.report.tables import plural
 from lit_cifar.runs.network import build_net
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.predictor import BATCH
@@ -78,18 +79,18 @@ def _weights_of(config: Path) -> str | None:
 
 
 def check_images(classifier: LitClassifier, root: Path) -> tuple[Tensor, str]:
-    """Returns images to check a file on, uint8 `[N, 3, H, W]`, and what they are: synthetic if `root` has none."""
+    """Returns images to check a file on, uint8 `[N, 3, H, W]`, and how many of what: synthetic if `root` has none."""
     assert classifier.card is not None  # it was loaded
     card, drawn = classifier.card, classifier.card.dataset == "drawn"
     most = classifier.scaling.images_like(IMAGES)
     opened = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
     if opened is None:
         why = "" if drawn else f", since {root} contains no images"
-        return draw(train=10, test=most)[1].images, f"synthetic images{why}"
+        return draw(train=10, test=most)[1].images, f"{plural(most, 'synthetic image')}{why}"
     split = "test" if len(opened.test.labels) else "train"
     images = getattr(opened, split).images
     count = min(most, len(images))
-    return images[torch.arange(count) * len(images) // count], f"{split} images in {root}"
+    return images[torch.arange(count) * len(images) // count], f"{plural(count, f'{split} image')} in {root}"
 
 
 def export(classifier: LitClassifier, name: FormatName, output: Path, images: Tensor) -> tuple[list[Path], float]:

@@ -174,8 +174,8 @@ def conclusions(statistics: Mapping[str, Any], variants: Sequence[Mapping[str, A
     said, differences = [], [each["difference"] for each in statistics["variants"][1:]]
     if any(difference is None or difference["pairs"] < FEWEST for difference in differences):
         said.append(
-            f"Nothing can be said about differences of which fewer than {FEWEST} pairs have finished: "
-            f"use --runs {FEWEST} or more."
+            f"Too few runs to say anything about some differences: each needs {FEWEST} pairs of finished runs. "
+            f"Use --runs {FEWEST} or more."
         )
     if statistics["differences_tested"] > 1:
         said.append(
@@ -185,8 +185,8 @@ def conclusions(statistics: Mapping[str, Any], variants: Sequence[Mapping[str, A
     if "detectable" in statistics:
         pairs, needed = statistics["pairs"], statistics["seeds_to_tell_0.1_points"]
         said.append(
-            f"How many seeds? {pairs} seeds tell differences from about {statistics['detectable'] / POINT:.2g} points "
-            f"on apart (in 80 of 100 cases); to tell {TOLD / POINT:g} points takes about {needed:,} seeds in all."
+            f"How many seeds? {pairs} seeds show a difference of about {statistics['detectable'] / POINT:.2g}"
+            f" percentage points in 80 of 100 cases; a difference of {TOLD / POINT:g} takes about {needed:,} seeds in all."
         )
     if len({json.dumps(_data(each), sort_keys=True) for each in variants}) > 1:
         said.append(

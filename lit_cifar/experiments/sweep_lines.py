@@ -38,8 +38,8 @@ class SweepLines:
         about = self._about
         search = ", ".join(f"{parameter.key}={parameter}" for parameter in self._parameters)
         self.say(f"Sweep  {about.name}: {plural(self._trials, 'trial')} of {printable(search)}")
-        self.say(f"Judge  validation accuracy on {about.val_images:,} images of {about.data}")
-        self.say(f"Way    {about.sampler}, {about.pruner}, seed {about.seed}, {plural(self._jobs, 'job')}")
+        self.say(f"Goal   validation accuracy on {plural(about.val_images, 'image')} of {about.data}")
+        self.say(f"Method {about.sampler}, {about.pruner}, seed {about.seed}, {plural(self._jobs, 'job')}")
         self.say(f"Study  {folder / 'study.db'}" + (f", goes on after {plural(ended, 'trial')}" if ended else ""))
 
     def trial(self, trial: Trial, trials: Sequence[Trial], most_seconds: float) -> None:
@@ -47,7 +47,7 @@ class SweepLines:
         values = " ".join(f"{name}={shown(trial.values[key])}" for key, name in self._short.items())
         accuracy = "" if trial.accuracy is None else f"{percent(trial.accuracy)}, "
         parts = [
-            f"Trial {trial.number}: {_short(values)}: {accuracy}{trial.state} after {duration(trial.seconds or 0)}"
+            f"Trial {trial.number}, {_short(values)}: {accuracy}{trial.state} after {duration(trial.seconds or 0)}"
         ]
         parts += [_short(trial.reason)] if trial.reason else []
         if (best := best_of(trials)) and best.accuracy is not None:
@@ -71,20 +71,23 @@ class SweepLines:
         best = sweep["best"]
         values = " ".join(f"{key}={shown(value)}" for key, value in best["values"].items())
         self.say(f"Best: trial {best['trial']}, {_short(values)}")
-        self.say("Accuracies with 95 % intervals:")
-        self.say(f"validation, this trial: {_around(best['val_accuracy'], best['val_accuracy_interval'])}")
+        found = _around(best["val_accuracy"], best["val_accuracy_interval"])
+        self.say(f"Validation accuracy of this trial: {found}")
         for name in ("val_accuracy", "test_accuracy"):
             if sweep[name] is not None:
-                what = "validation" if name == "val_accuracy" else "test"
+                what = "Validation" if name == "val_accuracy" else "Test"
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
-                self.say(f"{what}, {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
+                self.say(f"{what} accuracy with {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
         if (flattered := sweep["flattered_by"]) is not None:
-            how = f"flattered by {flattered * 100:.1f} points" if flattered >= 0.0005 else "not flattered"
-            why = f"it is the highest of {plural(len(sweep['trials']), 'trial')}"
-            self.say(f"The winner's validation accuracy was {how}: {why}, and other seeds have other luck")
+            less = f"{flattered * 100:.1f} percentage points lower" if flattered >= 0.0005 else "not lower"
+            luck = "was partly lucky" if flattered >= 0.0005 else "was not just lucky"
+            of = f"the best of {len(sweep['trials']):,} trials" if len(sweep["trials"]) > 1 else "the trial"
+            self.say(f"With other seeds, validation accuracy is {less}: {of} {luck}.")
         if sweep["test_accuracy"] is None:
             self.say("Nothing was tested")
-        self.say(f"Written: {folder}/ with {', '.join(path.name for path in written)}")
+        recipe, page, *_ = written
+        for name, path in (("Folder", f"{folder}/"), ("Best recipe", recipe), ("Report", page)):
+            self.say(f"{name}: {path}")
 
 
 def _short(text: str) -> str:
@@ -92,4 +95,4 @@ def _short(text: str) -> str:
 
 
 def _around(share: float, around: Sequence[float] | None) -> str:
-    return percent(share) + (f" ({interval(*around)})" if around else "")
+    return percent(share) + (f" (95 % interval: {interval(*around)})" if around else "")

@@ -54,13 +54,14 @@ class RunReport(Callback):
             of_all = "" if card.train_size == all_images else f"of {all_images:,} "
             changed = f" ({card.changed_labels:,} with another label)" if card.changed_labels else ""
             resize = data.resize if data.images.kind == "folder" else ""  # nothing else is scaled
+            classes = tables.plural(len(data.classes), "class")
             tables.print_drawn_box(data.images)
             tables.print_start(
-                f"{data.title}, {len(data.classes)} classes: {card.train_size:,} {of_all}images to train on{changed},"
+                f"{data.title}, {classes}: {card.train_size:,} {of_all}images to train on{changed},"
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
                 tables.described_images(data.image_size, resize, data.mean, data.std),
-                f"{net_name(card.net)}, {parameters:,} parameters",
+                f"{net_name(card.net)}, {tables.plural(parameters, 'parameter')}",
                 f"{device_name(trainer)}, precision {trainer.precision}",
             )
 
@@ -70,6 +71,13 @@ class RunReport(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         if not self._trained:
             log_hyperparameters(trainer, pl_module, pl_module.record.trained["epochs"])
+        if trainer.is_global_zero:
+            if self._trained:
+                trained = pl_module.record.trained
+                tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
+            weights = describe_weights(pl_module, None)
+            tables.print_weights("Testing", weights)
+            tables.print_validation(weights)
         self._test_started = time.perf_counter()
 
     def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
@@ -81,22 +89,30 @@ class RunReport(Callback):
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers, folder)
             written = _write(folder, pl_module, report, answers) if folder else []
-            tables.print_report(report, data.title, self._trained)
+            tables.print_accuracies("test image", report["confusion_matrix"], report, data.title)
             tables.print_drawn_box(data.images)
             if written:
-                tables.print_run_folder(written)
+                tables.print_run_folder(written[0].parent)
+            weights = describe_weights(pl_module, None)
+            tables.print_result("Tested", "test image", report["confusion_matrix"], weights)
             if folder:
                 notebook.show(folder)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "validate":
+            tables.print_weights("Validating", describe_weights(pl_module, None))
 
     def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Prints what `validate` measured. During training, the progress bar shows it."""
         if trainer.is_global_zero and trainer.state.fn == "validate":
-            found, data = pl_module.val_results, pl_module.datamodule
-            matrix = found["confusion_matrix"]
-            scores = class_scores(matrix, data.classes)
-            images = "images held out of training" if data.images.val is None else "validation images"
-            tables.print_weights("Validated", describe_weights(pl_module, None))
-            tables.print_accuracies(images, matrix.tolist(), scores, data.title)
+            data, matrix = pl_module.datamodule, pl_module.val_results["confusion_matrix"]
+            scores, rows = class_scores(matrix, data.classes), matrix.tolist()
+            tables.print_accuracies("validation image", rows, scores, data.title)
+            tables.print_result("Validated", "validation image", rows, describe_weights(pl_module, None))
+
+    def on_predict_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero:
+            tables.print_weights("Predicting with", describe_weights(pl_module, None))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Writes predictions.csv, with one line for each test image in their order."""
@@ -108,7 +124,7 @@ class RunReport(Callback):
             true = [data.classes[label] for label in data.images.test.labels[: len(probabilities)].tolist()]
             columns = {"image": range(len(true)), "class": true}
             tables.write_predictions(path, columns, probabilities, data.classes)
-            tables.print_written(path, f"{len(probabilities):,} test images of {data.title}")
+            tables.print_written(path, f"{tables.plural(len(probabilities), 'test image')} of {data.title}")
 
 
 def run_folder(trainer: Trainer) -> Path | None:

@@ -37,6 +37,16 @@ def _console(soft_wrap: bool = True, markup: bool = True) -> Console:
     return Console(soft_wrap=soft_wrap, markup=markup, highlight=False, emoji=False)  # a class may be called :car:
 
 
+def _print_table(table: Table, console: Console) -> None:
+    """Prints a table without spaces at the ends of lines; into a pipe, a row is a line, however long it is."""
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = 10_000
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
 def duration(seconds: float) -> str:
     """Returns `2.6 s`, `41 s` or `12 min 05 s`."""
     if seconds < 600:
@@ -45,15 +55,19 @@ def duration(seconds: float) -> str:
 
 
 def plural(count: float, noun: str) -> str:
-    """Returns `1 epoch` or `2 epochs`."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    """Returns `1 epoch` or `2 epochs`, `1 class` or `2 classes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def print_start(data: str, images: str, net: str, device: str) -> None:
     """Prints the data, what becomes of their images, the network and the device of a training."""
-    console = _console()
+    console = _console(soft_wrap=False)
+    if not console.is_terminal:
+        console.width = 10_000
+    table = Table.grid(Column(style="bold", no_wrap=True), Column(overflow="fold"), padding=(0, 1, 0, 0))
     for name, text in (("Data", data), ("Images", images), ("Net", net), ("Device", device)):
-        console.print(f"[bold]{name:<6}[/bold] {escape(text)}")
+        table.add_row(name, escape(text))
+    _print_table(table, console)
 
 
 def described_images(side: int, resize: str, mean: Sequence[float], std: Sequence[float]) -> str:
@@ -71,18 +85,11 @@ def print_drawn_box(images: "Images") -> None:
         _console(soft_wrap=False).print(Panel(text, title="SYNTHETIC IMAGES", border_style="bold red", padding=(1, 2)))
 
 
-def print_report(report: dict[str, Any], data: str, trained: bool) -> None:
-    """Prints the accuracy on the test images and on each class, and what training took."""
-    if trained:
-        print_finished(report["epochs"], report["steps"], report["train_seconds"])
-    print_weights("Tested", report)
-    print_accuracies("test images", report["confusion_matrix"], report, data)
-
-
 def print_finished(epochs: float, steps: int, seconds: float) -> None:
     """Prints what a training took."""
-    epochs = int(epochs) if float(epochs).is_integer() else epochs
-    _console().print(f"Finished training: {plural(epochs, 'epoch')}, {steps:,} steps in {duration(seconds)}")
+    number = int(epochs) if float(epochs).is_integer() else epochs
+    whole = f"{plural(number, 'epoch')}, " if epochs else ""  # rounded: a few steps are 0 epochs
+    _console().print(f"Finished training: {whole}{plural(steps, 'step')} in {duration(seconds)}")
 
 
 def print_untested(root: Path) -> None:
@@ -96,22 +103,47 @@ def how_chosen(chosen_by: str) -> str:
 
 
 def print_weights(verb: str, weights: Mapping[str, Any]) -> None:
-    """Prints, from keys of report.json, which weights were measured, how they were chosen, and what validation gave."""
-    path = short(Path(weights["checkpoint"])) if weights["checkpoint"] else "the weights in memory"
-    how, after = how_chosen(weights["chosen_by"]), plural(weights["checkpoint_epoch"], "epoch")
-    _console(markup=False).print(f"{verb} {printable(path)}, {how}, after {after}")
+    """Prints, from keys of report.json, which weights are measured."""
+    _console(markup=False).print(f"{verb} {named(weights)}")
+
+
+def print_validation(weights: Mapping[str, Any]) -> None:
+    """Prints, from keys of report.json, what validation during training gave these weights, if that is known."""
     if weights["val_accuracy"] is not None:
+        chosen = weights["chosen_by"] == VALIDATED
+        what = f"Chosen by {VALIDATED}" if chosen else "Validation accuracy of these weights"
         found = f"{percent(weights['val_accuracy'])} (95 % interval: {interval(*weights['val_accuracy_interval'])})"
-        _console().print(f"Validation accuracy of these weights: {found}")
+        _console().print(f"{what}: {found}")
+
+
+def print_result(verb: str, image: str, matrix: Sequence[Sequence[int]], weights: Mapping[str, Any]) -> None:
+    """Prints the last lines: the weights and, again, their accuracy. `image` is what one of the images is called."""
+    right, total = sum(row[i] for i, row in enumerate(matrix)), sum(map(sum, matrix))
+    _console(markup=False).print(f"{verb}: {named(weights)}")
+    found = f"{percent(right / total)} of {plural(total, image)}"
+    _console().print(f"Accuracy: [bold]{found}[/bold] (95 % interval: {interval(*wilson(right, total))})")
+
+
+def named(weights: Mapping[str, Any]) -> str:
+    """Returns `runs/version_0/checkpoints/best.ckpt after 2 epochs`, from keys of report.json."""
+    path = printable(short(Path(weights["checkpoint"]))) if weights["checkpoint"] else "the weights in memory"
+    return f"{path} after {length(weights['checkpoint_epoch'], weights['checkpoint_step'])}"
+
+
+def length(epochs: float, steps: int) -> str:
+    """Returns how long a training was: `2 epochs`, or `112 steps` if it was no whole number of them."""
+    return plural(int(epochs), "epoch") if epochs and float(epochs).is_integer() else plural(steps, "step")
 
 
 def print_accuracies(
-    images: str, matrix: Sequence[Sequence[int]], scores: Mapping[str, dict[str, Any]], data: str
+    image: str, matrix: Sequence[Sequence[int]], scores: Mapping[str, dict[str, Any]], data: str
 ) -> None:
-    """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images."""
+    """Prints the accuracy on all images as the tutorial does, and a table of the classes that have images.
+
+    `image` is what one of them is called.
+    """
     right, total = sum(row[i] for i, row in enumerate(matrix)), sum(map(sum, matrix))
-    found = f"[bold]{percent(right / total)}[/bold] (95 % interval: {interval(*wilson(right, total))})"
-    _console().print(f"Accuracy of the network on the {total} {images}: {found}")
+    _console().print(f"Accuracy of the network on the {plural(total, image)}: [bold]{percent(right / total)}[/bold]")
     _console().print(f"Accuracy per class on {escape(data)}:")
     console = _console(soft_wrap=False)
     rows = [
@@ -136,22 +168,19 @@ def print_accuracies(
             for name, fraction, text in rows[i::height]
         ]
         table.add_row(*chain.from_iterable(cells))
-    console.print(table)
+    _print_table(table, console)
 
 
 def print_predictions(files: Sequence[Path], guesses: Sequence[Guesses], count: int, csv_path: Path) -> None:
     """Prints a table of the first of `count` files: predicted class, its probability, and the runners-up."""
     console = _console(soft_wrap=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = 10_000  # into a pipe, one line a file, however long its name is
-    names = [Column(name, overflow="fold") for name in ("file", "class")]
-    others = [Column("prob.", justify="right", no_wrap=True), Column("runners-up", no_wrap=True)]
-    table = Table(*names, *others, box=None, pad_edge=False)
+    names = [Column(name, overflow="fold") for name in ("file", "predicted")]
+    table = Table(*names, Column("runners-up", no_wrap=True), box=None, pad_edge=False)
     between = "\n" if console.width < NARROW else ", "
-    for file, (best, *rest) in zip(files, guesses, strict=False):
-        runners_up = between.join(f"{printable(name)} {percent(value)}" for name, value in rest)
-        table.add_row(printable(str(file)), printable(best[0]), percent(best[1]), runners_up)
-    console.print(table)
+    for file, ranked in zip(files, guesses, strict=False):
+        best, *rest = (f"{printable(name)} ({percent(value)})" for name, value in ranked)
+        table.add_row(printable(str(file)), best, between.join(rest))
+    _print_table(table, console)
     if count > len(files):
         _console().print(f"… and {count - len(files):,} more in {short(csv_path)}", markup=False)
 
@@ -187,13 +216,15 @@ def print_found(what: str, finder: str, chart: Path | None = None) -> None:
     _console().print(f"[bold]{'Found':<6}[/bold] {what}, by {finder}{f': {escape(short(chart))}' if chart else ''}")
 
 
-def print_run_folder(written: list[Path]) -> None:
-    """Prints where the run folder is, what was written into it, and how to open TensorBoard on it."""
-    shown = short(written[0].parent)
-    runs = next((path for path in written[0].parents if path.name == RUNS), written[0].parents[1])  # of all recipes
-    quoted = f'"{short(runs)}"' if " " in short(runs) else short(runs)
-    _console().print(f"Run folder: {shown}/ with {', '.join(path.name for path in written)}", markup=False)
-    _console().print(f"Curves: tensorboard --logdir {quoted}", markup=False)
+def print_run_folder(folder: Path) -> None:
+    """Prints where the run folder and its report are, and how to open TensorBoard on the runs of all recipes."""
+    shown = short(folder)
+    runs = short(next((path for path in folder.parents if path.name == RUNS), folder.parent))
+    quoted = f'"{runs}"' if " " in runs else runs
+    console = _console(markup=False)
+    console.print(f"Run folder: {shown}/")
+    console.print(f"Report: {shown}/report.html")
+    console.print(f"Curves: tensorboard --logdir {quoted}")
 
 
 def short(path: Path) -> str:

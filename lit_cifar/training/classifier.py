@@ -42,18 +42,19 @@ class LitClassifier(Evaluator):
     """Trains and tests a network on labelled images.
 
     Args:
-        net: Network that turns normalised images [N, 3, H, W] into logits [N, number of classes].
+        net: Network, on the command line its name, such as ResNet20, or its class path. It turns normalised images
+            [N, 3, H, W] into logits [N, number of classes].
         optimizer: Any of torch.optim's, or your own, by class path.
         lr_scheduler: Any of torch.optim.lr_scheduler's, or your own, by class path.
-        lr_scheduler_interval: Whether the scheduler advances every epoch or every step.
+        lr_scheduler_interval: When the scheduler advances: every "epoch" or every "step".
         loss: Mean loss of logits [N, C] and labels [N], by import path. torch's cross-entropy and NLLLoss may have
             class weights and an `ignore_index`; any other loss is taken for a mean over the images.
         slice_size: Largest number of images that go through the network at once in training, and are normalised
             together by batch normalisation; 0 for the whole batch. On a CPU, 250 is faster than 2,000.
         sides: Pairs of a share of the training, from 0 to 1, and a side in pixels: from there on, images are scaled to
             this side. By default, images keep their own.
-        test_time_augmentation: Views of a test image whose logits are averaged: the image itself (none), also its
-            mirror image (flip), also both shifted by a pixel (flip-shift). Validation uses the image itself.
+        test_time_augmentation: Views of a test image whose logits are averaged: "none", "flip" or "flip-shift". They
+            are the image itself, also its mirror image, also both shifted by a pixel. Validation uses the image itself.
         confidence_threshold: Probability of a class from which the first view of an image is enough.
         compile: Compile the network with torch.compile: a minute at the start, fewer and larger kernels afterwards.
         sync_batchnorm: On several devices, batch normalization computes mean and variance from the whole batch, or

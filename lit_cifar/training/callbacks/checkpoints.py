@@ -82,7 +82,8 @@ class InterruptedRunError(UserError):
 
     def __init__(self, signum: int, path: Path) -> None:
         how = f"; resume it with --ckpt_path {path}" if path.exists() else ""
-        super().__init__("interrupted", f"stopped by {signal.Signals(signum).name}{how}")
+        what = "Ctrl-C" if signum == signal.SIGINT else signal.Signals(signum).name
+        super().__init__("interrupted", f"stopped by {what}{how}")
         self.exit_code = 128 + signum
 
 
