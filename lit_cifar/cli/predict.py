@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
     except OSError as error:
         sentence = f"--output {config.output} can't be written to ({error.strerror}); use another folder"
         raise UsageError("output-refused", sentence) from error
-    print(tables.printable(f"Checkpoint: {checkpoint}, recipe {classifier.recipe}"), flush=True)
+    print(tables.printable(f"Checkpoint: {checkpoint.path}, recipe {classifier.recipe}"), flush=True)
 
     files, probabilities, failed = predict_files(classifier, files)
     unread += failed
