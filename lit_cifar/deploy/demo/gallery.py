@@ -94,8 +94,8 @@ def _data(card: RunCard) -> str:
     title = "images of your own" if card.dataset == "own" else TITLES[card.dataset]
     title = "a folder of pictures" if card.dataset == "folder" else title
     coarse = " (coarse labels)" if card.labels == "coarse" else ""
-    images = f", {card.train_size:,} images to train on" if card.train_size > 0 else ""
-    return f"{title}{coarse}, {len(card.classes)} classes{images}"
+    images = f", {card.train_size:,} training images" if card.train_size > 0 else ""
+    return f"{title}{coarse}: {len(card.classes)} classes{images}"
 
 
 def _accuracy(checkpoint: Checkpoint, folder: Path, trained: dict[str, Any]) -> str:

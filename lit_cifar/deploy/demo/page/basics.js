@@ -11,6 +11,8 @@ export function element(tag, properties, ...children) {
 
 export const plural = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
+export const unbroken = (text) => text.replaceAll(" %", "\u00a0%"); // a percentage stays on one line
+
 export async function answerOf(request, options, read = "json") {
   let response, content;
   try {

@@ -1,5 +1,5 @@
 // The gallery: test images, filtered and sorted, each of which opens its result.
-import { $, answerOf, chosen, element, plural } from "./basics.js";
+import { $, answerOf, chosen, element, plural, unbroken } from "./basics.js";
 
 const PAGE = 48; // images that are added at a time
 let about, look, shown = 0;
@@ -28,7 +28,7 @@ function fill(fromStart) {
 }
 
 function thumbnail(i) {
-  const [prediction, truth] = about.gallery.captions[i];
+  const [prediction, truth] = about.gallery.captions[i].map(unbroken);
   const img = element("img", { src: `images/${i}.png`, alt: "", loading: "lazy" });
   img.addEventListener("error", () => img.replaceWith(element("span", { className: "lost", textContent: "not loaded" })));
   const button = element("button", { type: "button" }, img, element("span", { textContent: prediction, className: truth ? "wrong" : "" }));

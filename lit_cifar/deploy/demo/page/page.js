@@ -1,5 +1,5 @@
 // Sends pictures to the server and shows its answers. Loads nothing from elsewhere.
-import { $, answerOf, chosen, element, plural } from "./basics.js";
+import { $, answerOf, chosen, element, plural, unbroken } from "./basics.js";
 import { startGallery } from "./gallery.js";
 
 const FIRST_CLASSES = 10; // more are shown when they are asked for
@@ -12,22 +12,29 @@ async function ask(picture, query) {
   const name = query.name ?? "This file";
   if (picture.size > about.limit) throw new Error(`${name} is larger than ${about.limit >> 20} MB. Send a smaller version.`);
   await picture.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${name}: ${UNREADABLE}`); });
-  return answerOf(`predict?${new URLSearchParams(query)}`, { method: "POST", body: picture });
+  const headers = { "Content-Type": "application/octet-stream" }; // what a file is shows in its content, not in its name
+  return answerOf(`predict?${new URLSearchParams(query)}`, { method: "POST", body: picture, headers });
 }
 
 // Takes back an earlier sentence, and returns a function that tells whether something newer was asked for since.
 function begin(progress) {
   const mine = ++turn;
   say("");
-  $("progress").textContent = progress;
+  report(progress);
   $("clear").hidden = false;
   return () => mine !== turn;
+}
+
+// Says how far the work is; `isSeen` is false if the page shows the same elsewhere.
+function report(sentence, isSeen = true) {
+  $("progress").textContent = sentence;
+  $("progress").className = isSeen ? "faint" : "unseen";
 }
 
 function say(sentence) {
   $("message").textContent = sentence;
   if (sentence) {
-    $("progress").textContent = "";
+    report("");
     $("result").hidden = true; // of an earlier picture
     $("clear").hidden = false;
   }
@@ -48,7 +55,7 @@ async function look(picture, query, opener = null) {
     const answer = await ask(content, query);
     if (isOld()) return;
     show(answer, query);
-    $("progress").textContent = `${query.name}: ${answer.verdict.filter(Boolean).join(", ")}`;
+    report(`${query.name}: ${answer.verdict.filter(Boolean).join(", ")}`, false);
     if (opener) $("result").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (!isOld()) say(error.message);
@@ -56,7 +63,7 @@ async function look(picture, query, opener = null) {
 }
 
 function show(answer, { name, truth }) {
-  const [prediction, worth] = answer.verdict;
+  const [prediction, worth] = answer.verdict.map(unbroken);
   $("verdict").replaceChildren(element("span", { textContent: prediction }), element("span", { textContent: worth }));
   $("verdict").className = prediction.startsWith("✗") ? "wrong" : "";
   const [width, height] = answer.size.map((side) => side.toLocaleString("en"));
@@ -105,7 +112,7 @@ async function chooseMap(pixels, label) {
     const answer = await ask(content, { class: label });
     if (isOld()) return;
     showMap(answer);
-    $("progress").textContent = answer.caption;
+    report(answer.caption, false);
   } catch (error) {
     if (!isOld()) $("message").textContent = error.message; // the result stays
   }
@@ -127,7 +134,7 @@ async function lookAtAll(files, otherwise) {
   }
   const bad = $("files").querySelectorAll(".wrong").length;
   $("several-title").textContent = plural(files.length, "file");
-  $("progress").textContent = `${plural(files.length, "file")} done${bad ? `, ${bad} of them can't be shown` : ""}. Choose a row to see its result.`;
+  report(`${plural(files.length, "file")} done${bad ? `, ${bad} without a result` : ""}. Choose a row to see more.`);
 }
 
 async function fileRow(file) {
@@ -139,7 +146,7 @@ async function fileRow(file) {
     const image = element("img", { src: answer.pixels, alt: "" });
     row.append(element("th", { scope: "row" }, element("div", {}, image, open)), element("td", { textContent: best.name }),
       element("td", { className: "number", textContent: best.percent }),
-      element("td", { textContent: others.slice(0, RUNNERS_UP).map(({ name, percent }) => `${name} ${percent}`).join(", ") }));
+      element("td", { textContent: others.slice(0, RUNNERS_UP).map(({ name, percent }) => unbroken(`${name} ${percent}`)).join(", ") }));
     row.addEventListener("click", () => look(file, { name: file.name }, row));
   } catch (error) {
     row.append(element("th", { scope: "row", textContent: file.name }), element("td", { colSpan: 3, className: "wrong", textContent: error.message }));
