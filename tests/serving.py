@@ -18,6 +18,8 @@ from torch import nn
 
 from lit_cifar import LitClassifier
 from lit_cifar.data.image_set import CIFAR10_CLASSES
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.server import make_app
 from lit_cifar.deploy.demo.server import serving as configured
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.runs.card import RunCard
@@ -46,6 +48,12 @@ def bomb(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
+def page_of(net: nn.Module, gallery: Gallery | None = None) -> Any:
+    """The application that serves a page."""
+    run = dict.fromkeys(("run", "net", "data", "accuracy"), "some")
+    return make_app(classifier_of(net), run, gallery, "", ["127.0.0.1"])
+
+
 @contextmanager
 def serving(app: Any) -> Iterator[int]:
     """The port at which a thread of this process serves `app`."""
@@ -70,7 +78,7 @@ def ask(
     return answer.status, body
 
 
-def save_checkpoint(path: Path, dataset: str = "drawn", **card: Any) -> Path:
+def save_checkpoint(path: Path, dataset: str = "drawn", history: Any = None, **card: Any) -> Path:
     """What `fit` would have left of an untrained network."""
     torch.manual_seed(0)
     values: dict[str, Any] = {
@@ -93,7 +101,7 @@ def save_checkpoint(path: Path, dataset: str = "drawn", **card: Any) -> Path:
         "test_time_augmentation": "none",
         "confidence_threshold": 1.0,
     }
-    kept = {"card": RunCard.from_dict(values | card).as_dict(), "history": {}}
+    kept = {"card": RunCard.from_dict(values | card).as_dict(), "history": history or {}}
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"state_dict": classifier_of(Net()).state_dict(), "lit_cifar": kept}, path)
     return path

@@ -1,16 +1,19 @@
 """The server of the demo page: what it answers, and what it refuses."""
 
+import base64
 import http.client
 import io
 import json
 import re
 import signal
 import socket
+import struct
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -18,13 +21,20 @@ import torch
 from conftest import damaged_exif
 from PIL import Image
 from running import start
-from serving import ask, bomb, classifier_of, picture, save_checkpoint, serving
+from serving import ask, bomb, classifier_of, page_of, picture, save_checkpoint, serving
 from torch import Tensor, nn
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
-from lit_cifar.deploy.demo.looking import Gallery
-from lit_cifar.deploy.demo.server import CONNECTIONS, LIMIT, make_app
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.server import CONNECTIONS, LIMIT
 from lit_cifar.nets.tutorial import Net
+
+
+def tiff(changed: dict[int, int]) -> bytes:
+    """A TIFF of 1 × 1 pixels with some of these values, each a LONG; tags from 50,000 on hold so many bytes."""
+    tags = {256: 1, 257: 1, 258: 8, 259: 1, 262: 1, 273: 0, 277: 1, 278: 1, 279: 1} | changed
+    entries = [struct.pack("<HHII", tag, *((7, n, 8) if tag >= 50_000 else (4, 1, n))) for tag, n in tags.items()]
+    return struct.pack("<4sIH", b"II*\0", 8, len(tags)) + b"".join(entries) + bytes(2000)
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +42,9 @@ def server() -> Iterator[int]:
     """The port of a server in this process, of an untrained network and three test images."""
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
-    gallery = Gallery("Test images", images, torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
-    with serving(make_app(classifier_of(Net()), gallery, "", ["127.0.0.1"])) as port:
+    sure = torch.tensor([0.5, 0.25, 0.75])
+    gallery = Gallery("Test images", images, torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]), sure)
+    with serving(page_of(Net(), gallery)) as port:
         yield port
 
 
@@ -41,7 +52,7 @@ def test_the_answer_is_what_predict_says(server: int) -> None:
     torch.manual_seed(0)
     torch.randint(0, 256, (3, 3, 32, 32))
     classifier = classifier_of(Net())
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
         status, body = ask(server, "/predict", picture(kind=kind))
         assert status == 200
         answered = [entry["probability"] for entry in json.loads(body)["classes"]]
@@ -56,27 +67,72 @@ def test_the_answer_is_what_predict_says(server: int) -> None:
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "picture-unreadable"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "picture-unreadable"),
         (picture()[:600], "picture-unreadable"),
-        (picture(kind="TIFF"), "picture-unreadable"),  # a format that is not offered
+        (picture(kind="JPEG2000"), "picture-unreadable"),  # a format that is not offered
         (damaged_exif(), "picture-unreadable"),
         (bomb(7_100, 7_100), "picture-too-large"),
         (bomb(60_000, 60_000), "picture-too-large"),
+        (tiff({256: 7_100, 257: 7_100}), "picture-too-large"),
+        (tiff({322: 40_000, 323: 40_000}), "picture-too-large"),  # a tile, which would be decoded whole
+        (tiff({259: 34_925}), "picture-unreadable"),  # compressed by LZMA
+        (tiff(dict.fromkeys(range(50_000, 60_000), 1000)), "picture-unreadable"),  # tags of 1000 bytes, all the same
+        (tiff({})[:60], "picture-unreadable"),
+        (b"II+\0" + tiff({})[4:], "picture-unreadable"),  # BigTIFF
     ],
 )
-def test_what_is_no_picture_is_refused_with_a_code(
+def test_what_is_no_picture_is_refused_by_its_name_with_a_code(
     server: int, content: bytes, error: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    status, body = ask(server, "/predict", content)
+    status, body = ask(server, "/predict?name=my+file%0A.x", content)
     answer = json.loads(body)
     assert (status, answer["code"]) == (400, error)
-    assert answer["error"].endswith(".")
+    assert answer["error"].startswith("my file?.x ") and answer["error"].endswith(".")
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif", "AVIF"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0mp42 hei", "not an image"),  # a film
+        (b"<?xml version='1.0'?>\n<svg/>", "SVG"),
+        (b"hello", "Use PNG, JPEG, WEBP, GIF, BMP or TIFF"),
+        (b"", "empty"),
+    ],
+)
+def test_a_file_of_another_kind_is_called_what_it_is(server: int, content: bytes, named: str) -> None:
+    assert named in json.loads(ask(server, f"/predict?name={'long' * 100}.png", content)[1])["error"]
+
+
+def test_the_answer_says_whether_the_prediction_is_right_and_shows_the_picture_as_it_is(server: int) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (1000, 250), "red").save(file, "PNG")
+    answers = [json.loads(ask(server, f"/predict?truth={i}", file.getvalue())[1]) for i in range(10)]
+    top = max(range(10), key=lambda i: answers[0]["classes"][i]["probability"])
+    guess, sure = CIFAR10_CLASSES[top], answers[0]["classes"][top]["percent"]
+    for i, answer in enumerate(answers):
+        sign, worth = ("✓", "right") if i == top else ("✗", "wrong")
+        assert answer["verdict"] == [f"{sign} predicted {guess} ({sure})", f"actually {CIFAR10_CLASSES[i]}: {worth}"]
+        assert answer["size"] == [1000, 250]
+    shown = [Image.open(io.BytesIO(base64.b64decode(answers[0][key].split(",")[1]))) for key in ("preview", "pixels")]
+    assert [image.size for image in shown] == [(480, 120), (32, 32)]
+    assert json.loads(ask(server, "/predict", file.getvalue())[1])["verdict"] == [f"predicted {guess} ({sure})", ""]
+
+
+def test_the_map_is_that_of_the_class_asked_for(server: int) -> None:
+    answers = [json.loads(ask(server, f"/predict?class={i}", picture())[1]) for i in range(10)]
+    assert len({answer["map"] for answer in answers}) > 5
+    for i, answer in enumerate(answers):
+        assert answer["label"] == i and answer["caption"].endswith(f" {CIFAR10_CLASSES[i]}")
+    for wrong in ("10", "-1", "x", "1" * 5000, "²"):
+        assert ask(server, f"/predict?class={quote(wrong)}", picture())[0] == 400
 
 
 def test_a_network_that_diverged_is_refused() -> None:
     net = Net()
     with torch.no_grad():
         next(net.parameters()).fill_(float("nan"))
-    with serving(make_app(classifier_of(net), None, "", ["127.0.0.1"])) as port:
+    with serving(page_of(net)) as port:
         status, body = ask(port, "/predict", picture())
     assert (status, json.loads(body)["code"]) == (400, "diverged")
 
@@ -87,7 +143,7 @@ class Broken(nn.Module):
 
 
 def test_a_fault_of_the_server_is_answered_and_shown_in_its_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    with serving(make_app(classifier_of(Broken()), None, "", ["127.0.0.1"])) as port:
+    with serving(page_of(Broken())) as port:
         status, body = ask(port, "/predict", picture())
         assert ask(port, "/about")[0] == 200
     assert (status, "terminal" in json.loads(body)["error"]) == (500, True)
@@ -163,8 +219,18 @@ def test_every_answer_forbids_the_browser_to_load_from_elsewhere(server: int) ->
 
 def test_the_page_is_told_what_the_gallery_shows(server: int) -> None:
     about = json.loads(ask(server, "/about")[1])
-    assert about["gallery"] == {"title": "Test images", "labels": [0, 1, 2], "predicted": [0, 1, 1]}
-    assert (about["net"], about["classes"], about["limit"]) == ("Net", list(CIFAR10_CLASSES), LIMIT)
+    assert about["gallery"] == {
+        "title": "Test images",
+        "labels": [0, 1, 2],
+        "predicted": [0, 1, 1],
+        "probability": [0.5, 0.25, 0.75],
+        "captions": [
+            ["✓ predicted plane (50.0 %)", ""],
+            ["✓ predicted car (25.0 %)", ""],
+            ["✗ predicted car (75.0 %)", "actually bird"],
+        ],
+    }
+    assert (about["classes"], about["limit"]) == (list(CIFAR10_CLASSES), LIMIT)
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     for i, image in enumerate(images):

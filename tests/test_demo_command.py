@@ -17,7 +17,8 @@ from serving import ask, save_checkpoint, serving
 
 from lit_cifar import LitClassifier
 from lit_cifar.data.synthetic import draw
-from lit_cifar.deploy.demo.looking import make_gallery
+from lit_cifar.deploy.demo.gallery import describe_run, make_gallery
+from lit_cifar.runs.checkpoint import read_checkpoint
 
 
 def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path: Path) -> None:
@@ -32,7 +33,34 @@ def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path
     assert chosen.tolist() != sorted(chosen.tolist())
     assert torch.equal(gallery.labels, test.labels[chosen])
     assert len(set(gallery.labels.tolist())) == 10
-    assert torch.equal(gallery.predicted, classifier.predict(test.images[chosen]).argmax(1))
+    probabilities = classifier.predict(test.images[chosen])
+    assert torch.equal(gallery.predicted, probabilities.argmax(1))
+    assert torch.equal(gallery.probability, probabilities.amax(1))
+
+
+def test_the_header_says_run_data_and_the_accuracy_that_belongs_to_the_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "mine" / "version_3"
+    history = {"trained": {"epochs": 2.0, "steps": 20}, "validated": [7, 30, 40]}
+    path = save_checkpoint(folder / "checkpoints" / "best.ckpt", "cifar100", history, labels="coarse", train_size=4500)
+    about = describe_run(read_checkpoint(path))
+    assert about["run"] == "mine/version_3, best.ckpt after 2 epochs"
+    assert (about["net"], about["data"]) == ("Net", "CIFAR-100 (coarse labels): 10 classes, 4,500 training images")
+    assert about["accuracy"].startswith("75.0 % of 40 validation images")
+
+    report: dict[str, Any] = {"steps": 30, "train_seconds": 1, "epochs": 3, "seed": 1, "test_accuracy": 0.5}
+    report |= {"dataset": "cifar100", "net": "a.Net", "test_accuracy_interval": [0.4, 0.6], "checkpoint_step": 20}
+
+    def accuracy(**changed: Any) -> str:
+        (folder / "report.json").write_text(json.dumps(report | changed))
+        return describe_run(read_checkpoint(path))["accuracy"]
+
+    assert accuracy() == "50.0 % of the test images (95 % interval: 40.0–60.0)"
+    for other in ({"checkpoint_step": 30}, {"test_accuracy": "<b>"}, {"test_accuracy": 7}, {"steps": None}):
+        assert accuracy(**other).startswith("75.0 %"), other
+    (folder / "report.json").write_text("[" * 100_000)
+    assert describe_run(read_checkpoint(path))["accuracy"].startswith("75.0 %")
+    bare = describe_run(read_checkpoint(save_checkpoint(tmp_path / "a.ckpt", history={"trained": {"epochs": "x"}})))
+    assert (bare["run"], bare["accuracy"]) == ("tutorial, a.ckpt", "not measured")
 
 
 @pytest.mark.parametrize(

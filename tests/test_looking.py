@@ -10,7 +10,8 @@ from serving import classifier_of, picture
 from torch import Tensor, nn
 
 from lit_cifar.data.image_files import TO_32, Scaling
-from lit_cifar.deploy.demo.looking import activation_map, decode, enlarged, look
+from lit_cifar.deploy.demo.looking import activation_map, heat_map, legend, look
+from lit_cifar.deploy.demo.reading import read
 from lit_cifar.errors import UserError
 from lit_cifar.nets.resnet import ResNet18
 from lit_cifar.nets.speedrun import SpeedrunNet
@@ -81,12 +82,19 @@ def test_the_map_is_that_of_the_class_asked_for_on_the_convolution_that_runs_las
         torch.testing.assert_close(values, expected)
 
 
-def test_what_the_network_looked_at_stays_clear_and_the_rest_turns_grey() -> None:
-    pixels = torch.tensor([0, 128, 200], dtype=torch.uint8).view(1, 3, 1).expand(3, 3, 2)
-    assert torch.equal(enlarged(pixels, torch.ones(4, 4)), enlarged(pixels))
-    assert torch.equal(enlarged(pixels)[:, ::128, ::128], pixels)
-    grey = enlarged(pixels, torch.zeros(4, 4))
-    assert grey[0, ::128, 0].tolist() == [109, 128, 139]  # 15 % of the way from 128: 108.8, 128, 138.8
+def test_a_map_has_the_colours_of_its_legend_which_grow_lighter() -> None:
+    grey = torch.full((3, 32, 32), 128, dtype=torch.uint8)
+    colours = legend()
+    assert colours.shape == (3, 1, 256)
+    lightness = (colours.float() * torch.tensor([0.2126, 0.7152, 0.0722])[:, None, None]).sum(0)[0]
+    assert (lightness.diff()[:-16] > -0.7).all() and lightness[-1] - lightness[0] > 100  # rounded to whole numbers
+    for value in (0, 51, 255):
+        drawn = heat_map(grey, torch.full((4, 4), value / 255))
+        assert drawn.shape == (3, 256, 256)
+        assert torch.equal(drawn, colours[:, :, value, None].expand_as(drawn))
+    dark = heat_map(torch.zeros(3, 224, 224, dtype=torch.uint8), torch.ones(7, 7))
+    assert dark.shape == (3, 224, 224)
+    assert (dark[:, 0, 0] < colours[:, 0, 255]).all()  # the picture shows through
 
 
 def progressive(passes: int) -> bytes:
@@ -99,14 +107,22 @@ def progressive(passes: int) -> bytes:
 
 
 def test_a_jpeg_of_up_to_100_passes_is_decoded() -> None:
-    assert decode(progressive(100), Scaling(64)).shape == (3, 64, 64)
-    with refused(UserError, "picture-too-large", "100 passes"):
-        decode(progressive(101), TO_32)
+    assert read(progressive(100), "a.jpg", Scaling(64)).pixels.shape == (3, 64, 64)
+    with refused(UserError, "picture-too-large", "a.jpg", "100 passes"):
+        read(progressive(101), "a.jpg", TO_32)
+
+
+def test_a_photo_is_shown_as_its_exif_data_turn_it() -> None:
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[274] = 6  # turned by 90°
+    Image.new("RGB", (64, 16), "green").save(file, "TIFF", exif=exif)
+    turned = read(file.getvalue(), "a.tif", TO_32)
+    assert (turned.size, turned.preview.size) == ((16, 64), (16, 64))
 
 
 def test_a_network_without_convolutions_has_no_map() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    answer = look(classifier_of(net), picture())
+    answer = look(classifier_of(net), read(picture(), "a.png", TO_32), None, None)
     assert answer["map"] is None
     assert answer["caption"] == "No map of where it looked: this network has no convolution"
     assert len(answer["classes"]) == 10

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
         import captum.attr  # noqa: F401
         import uvicorn
 
-        from lit_cifar.deploy.demo.looking import make_gallery
+        from lit_cifar.deploy.demo.gallery import describe_run, make_gallery
         from lit_cifar.deploy.demo.server import LOCAL_HOSTS, listen, make_app, serving
     except ImportError as error:
         raise UsageError("package-missing", f"demo needs the package {error.name}: pip install -e '.[demo]'") from error
@@ -32,12 +32,12 @@ def main(argv: list[str]) -> None:
     with listen(config.host, config.port) as listener:
         address, port, *_ = listener.getsockname()
         is_local = ip_address(address).is_loopback  # only this machine reaches it
-        path, classifier = load(config)
+        checkpoint, classifier = load(config)
         gallery, note = make_gallery(classifier, config.data.root)
         hosts = [*LOCAL_HOSTS, config.host] if is_local else ["*"]
-        server = uvicorn.Server(serving(make_app(classifier, gallery, note, hosts)))
+        server = uvicorn.Server(serving(make_app(classifier, describe_run(checkpoint), gallery, note, hosts)))
         shown = f"[{config.host}]" if ":" in config.host else config.host
-        print(f"Open http://{shown}:{port} to try {path}. Stop with Ctrl-C.", flush=True)
+        print(f"Open http://{shown}:{port} to try {checkpoint.path}. Stop with Ctrl-C.", flush=True)
         if not is_local:
             print("Anyone who can reach this machine can send it pictures and see the test images.", flush=True)
         server.run(sockets=[listener])

@@ -25,7 +25,8 @@ def main(argv: list[str]) -> None:
     config = parser.parse_args(argv)
     output = config.output or Path(f"model{FORMATS[config.format].suffix}")
     check_output(output, config.format)
-    path, classifier = load(config, "none")
+    checkpoint, classifier = load(config, "none")
+    path = checkpoint.path
     images, what = check_images(classifier, config.data.root)
     with Console(file=sys.stderr).status(f"Exporting {path}"):  # this stream: torch's output is redirected meanwhile
         written, difference = export(classifier, config.format, output, images)

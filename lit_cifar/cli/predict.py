@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
         raise UsageError("output-refused", sentence) from error
     assert classifier.tested is not None  # load says which weights these are
     trained = tables.length(classifier.tested.epochs, classifier.tested.step)
-    print(f"Predicting with {tables.printable(str(checkpoint))} after {trained}", flush=True)
+    print(f"Predicting with {tables.printable(str(checkpoint.path))} after {trained}", flush=True)
 
     files, probabilities, failed = predict_files(classifier, files)
     unread += failed

@@ -60,8 +60,8 @@ def initial_weights(command: str, given: Given) -> Checkpoint | None:
         raise type(error)(error.code, str(error).replace("--ckpt_path", "--init_from")) from error
 
 
-def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path, LitClassifier]:
-    """Returns the path and the classifier of the checkpoint that the flags of predict, export or demo name."""
+def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Checkpoint, LitClassifier]:
+    """Returns the checkpoint that the flags of predict, export or demo name, and its classifier."""
     checkpoint = find_checkpoint(config.ckpt_path, config.trainer.default_root_dir)
     named = full_class_path(config.model.net) if config.model.net else None
     net = own_net(named, checkpoint) if named else None
@@ -70,7 +70,7 @@ def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Path
         classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
     require_normalization(classifier)
     classifier.tested = Tested.of(checkpoint.path, checkpoint.history["trained"], None)
-    return checkpoint.path, classifier
+    return checkpoint, classifier
 
 
 def recipe_name(given: Given) -> str:

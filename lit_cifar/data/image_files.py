@@ -134,7 +134,7 @@ def rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I"):
         import numpy as np  # its import takes as long as all others here
 
-        values = np.asarray(picture, dtype=np.int64) >> 8
+        values = np.asarray(picture) >> 8  # integers of 16 or 32 bits
         picture = Image.fromarray(values.clip(0, 255).astype(np.uint8))
     if picture.mode == "La":
         picture = picture.convert("LA")

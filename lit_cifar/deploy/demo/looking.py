@@ -1,69 +1,65 @@
-"""What the page shows: of a picture, probabilities and where the network looked; and a gallery of test images."""
+"""What the page shows of a picture: probabilities, whether the prediction is right, and where the network looked."""
 
-import io
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import matplotlib
+import numpy as np
 import torch
-from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.modules.module import register_module_forward_hook
 
-from lit_cifar.data.image_files import Scaling, opened
-from lit_cifar.data.pictures import data_url, png, to_pixels
-from lit_cifar.data.sources import open_found, open_images
+from lit_cifar.data.pictures import data_url, png
+from lit_cifar.deploy.demo.reading import Reading
 from lit_cifar.errors import UserError
-from lit_cifar.evaluation.wording import percent
+from lit_cifar.evaluation.wording import judged, percent
 from lit_cifar.training.classifier import LitClassifier
 
-PIXELS = 50_000_000  # of a picture: 150 MB decoded
-SCANS = 100  # of a JPEG, each of which is a pass over all its pixels; a camera's has 10
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-NAMED = "PNG, JPEG, WEBP, GIF or BMP"
-ENLARGED = 256  # pixels, or as many times as fit
-GREYED = 0.15  # of a picture shows where the network did not look; any eye sees grey, on dark and light pictures
-SHOWN = 1000  # images of the gallery, of 32 pixels, drawn by lot from all test images
+ENLARGED = 256  # pixels of a map, or as many times a picture's as fit
+COLOURS = torch.from_numpy(np.array(matplotlib.colormaps["inferno"](np.arange(256)))[:, :3]).float() * 255
+"""Of 0 to 1 in 256 steps that look equally large, and are lighter the higher they are: grey tones show them, too."""
+COLOURED = 0.6  # of what a map shows is its colour; the rest is the picture in grey
 
 
-def look(classifier: LitClassifier, content: bytes | bytearray) -> dict[str, Any]:
-    """Returns what the page shows for a picture's file, or raises UserError."""
-    pixels = decode(content, classifier.scaling)
-    probabilities = classifier.predict(pixels)[0]
+def look(classifier: LitClassifier, reading: Reading, label: int | None, truth: int | None) -> dict[str, Any]:
+    """Returns what the page shows for a picture, or raises UserError.
+
+    Args:
+        classifier: A trained network.
+        reading: The picture.
+        label: The class whose map is shown; the predicted one if None.
+        truth: The picture's class if it is known.
+    """
+    probabilities = classifier.predict(reading.pixels)[0]
     if not probabilities.isfinite().all():
         raise UserError("diverged", "This network computes NaN: its training diverged. Use another checkpoint.")
-    top = int(probabilities.argmax())
-    looked = activation_map(classifier, pixels, top)
-    caption = "No map of where it looked: this network has no convolution"
-    if looked is not None:
-        what = "the clear parts speak" if looked.any() else "no single part speaks"
-        caption = f"Where it looked: {what} for {classifier.classes[top]}"
+    predicted = int(probabilities.argmax())
+    label = predicted if label is None else label
+    looked, name = activation_map(classifier, reading.pixels, label), classifier.classes[label]
+    if looked is None:
+        caption = "No map of where it looked: this network has no convolution"
+    elif looked.any():
+        caption = f"Where it looked: the brighter, the more a part speaks for {name}"
+    else:
+        caption = f"Where it looked: no single part speaks for {name}"
     named = zip(classifier.classes, probabilities.tolist(), strict=True)
     return {
+        "verdict": verdict(classifier.classes[predicted], float(probabilities[predicted]), truth, classifier.classes),
         "classes": [{"name": name, "probability": p, "percent": percent(p)} for name, p in named],
+        "label": label,
+        "size": reading.size,
+        "preview": data_url(png(torch.from_numpy(np.array(reading.preview)).permute(2, 0, 1))),
+        "pixels": data_url(png(reading.pixels)),
+        "map": None if looked is None else data_url(png(heat_map(reading.pixels, looked))),
         "caption": caption,
-        "picture": data_url(png(enlarged(pixels))),
-        "map": None if looked is None else data_url(png(enlarged(pixels, looked))),
     }
 
 
-def decode(content: bytes | bytearray, scaling: Scaling) -> Tensor:
-    """Returns uint8 `[3, side, side]` of a picture's file, or raises UserError; checks its size before decoding."""
-    large = f"The picture has more than {PIXELS // 10**6} million pixels. Send a smaller one."
-    try:
-        with opened(io.BytesIO(content), FORMATS) as picture:
-            if picture.width * picture.height > PIXELS:
-                raise UserError("picture-too-large", large)
-            if picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > SCANS:
-                passes = f"The picture is stored in more than {SCANS} passes. Save it as PNG."
-                raise UserError("picture-too-large", passes)
-            return to_pixels(picture, scaling)
-    except Image.DecompressionBombError as error:
-        raise UserError("picture-too-large", large) from error
-    except (OSError, ValueError) as error:
-        raise UserError("picture-unreadable", f"This is not a picture, or it is damaged. Send {NAMED}.") from error
+def verdict(predicted: str, probability: float, truth: int | None, classes: tuple[str, ...]) -> tuple[str, str]:
+    """Returns the prediction, and what it is worth: `actually plane: wrong`, or "" if that isn't known."""
+    actual = None if truth is None else classes[truth]
+    line, _ = judged(predicted, probability, actual)
+    return line, "" if actual is None else f"actually {actual}: {'right' if actual == predicted else 'wrong'}"
 
 
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
@@ -80,7 +76,7 @@ def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Ten
         return None
     images.requires_grad_()  # if all weights are frozen, nothing else has a gradient
     values = LayerGradCam(classifier.net, layer).attribute(images, target=label, relu_attributions=True)
-    values = values[0, 0].detach().float().cpu()
+    values = values[0, 0].detach().float().cpu().nan_to_num()
     return values / values.max().clamp(min=1e-12)
 
 
@@ -98,45 +94,19 @@ def _last_convolution(net: nn.Module, images: Tensor) -> nn.Conv2d | None:
     return ran[-1] if ran else None
 
 
-def enlarged(pixels: Tensor, looked: Tensor | None = None) -> Tensor:
-    """Returns uint8 `[3, n H, n W]` of uint8 `[3, H, W]`, each pixel a square; grey where `looked` `[h, w]` is 0."""
+def coloured(values: Tensor) -> Tensor:
+    """Returns float32 `[3, H, W]` from 0 to 255: the colours of values `[H, W]` from 0 to 1."""
+    return COLOURS[(values * 255).round().long()].permute(2, 0, 1)
+
+
+def heat_map(pixels: Tensor, looked: Tensor) -> Tensor:
+    """Returns uint8 `[3, n H, n W]`: `looked` `[h, w]` in colour over uint8 `[3, H, W]` in grey, enlarged."""
     times = max(1, ENLARGED // pixels.shape[-1])
-    large = pixels.repeat_interleave(times, 1).repeat_interleave(times, 2)
-    if looked is None:
-        return large
-    clear = F.interpolate(looked[None, None].sqrt(), large.shape[1:], mode="bilinear", align_corners=False)[0]
-    return (128 + (large.float() - 128) * (GREYED + (1 - GREYED) * clear)).round().byte()
+    grey = pixels.float().mean(0, keepdim=True).repeat_interleave(times, 1).repeat_interleave(times, 2)
+    values = F.interpolate(looked[None, None], grey.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    return (grey + (coloured(values) - grey) * COLOURED).round().byte()
 
 
-class Gallery(NamedTuple):
-    """Test images, uint8 `[N, 3, H, W]`, with their labels and predictions, int64 `[N]`."""
-
-    title: str
-    images: Tensor
-    labels: Tensor
-    predicted: Tensor
-
-
-def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None, str]:
-    """Returns a gallery of the test images in `root`, or else of synthetic ones, and a note for the page, or ""."""
-    assert classifier.card is not None  # it was loaded
-    card, drawn = classifier.card, classifier.card.dataset == "drawn"
-    there = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
-    test = (there or open_images(root, "drawn")).test
-    if test.classes != classifier.classes:
-        others = f"the test images in {root} have other classes than the network"
-        return None, f"No gallery: {others if there else f'there are no images in {root}'}."
-    if not len(test.labels):
-        return None, f"No gallery: there are no test images in {root}."
-    note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
-    if drawn:
-        note = "The gallery shows synthetic images, on which this network was trained."
-    total = len(test.labels)
-    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(0))[
-        : max(100, classifier.scaling.images_like(SHOWN))
-    ]
-    console = Console(stderr=True)
-    parts = track(chosen.split(100), "Predicting", console=console, transient=True, disable=not console.is_terminal)
-    predicted = torch.cat([classifier.predict(test.images[part]).argmax(1) for part in parts])
-    title = f"{len(chosen):,} of {total:,} test images" if len(chosen) < total else "Test images"
-    return Gallery(title, test.images[chosen], test.labels[chosen], predicted), note
+def legend() -> Tensor:
+    """Returns uint8 `[3, 1, 256]`: the colours of a map from 0 to 1, as they are over a middle grey."""
+    return heat_map(torch.full((3, 1, 256), 128, dtype=torch.uint8), torch.linspace(0, 1, 256)[None])

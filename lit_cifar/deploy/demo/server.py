@@ -10,7 +10,7 @@ elsewhere.
 import asyncio
 import socket
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,10 +27,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from lit_cifar.data.pictures import png
-from lit_cifar.deploy.demo.looking import NAMED, Gallery, look
+from lit_cifar.data.pictures import data_url, png
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.looking import legend, look
+from lit_cifar.deploy.demo.reading import MIME_TYPES, NAMED, read, shown_name
 from lit_cifar.errors import UsageError, UserError, reason
-from lit_cifar.nets import net_name
 from lit_cifar.training.classifier import LitClassifier
 
 LIMIT = 20 * 2**20  # bytes of a picture's file
@@ -78,18 +79,20 @@ def serving(app: Starlette) -> uvicorn.Config:
     )
 
 
-def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, hosts: Sequence[str]) -> Starlette:
-    """Returns the page of a classifier, with a note about its gallery, for requests to these host names (or `*`)."""
+def make_app(
+    classifier: LitClassifier, run: Mapping[str, str], gallery: Gallery | None, note: str, hosts: Sequence[str]
+) -> Starlette:
+    """Returns the page of a classifier and its run, for requests to these host names (or `*`)."""
     computing, held = asyncio.Semaphore(1), 0
     about = {
-        "net": net_name(classifier.described["net"]),
-        "recipe": classifier.recipe,
+        **run,
         "size": classifier.image_size,
         "classes": classifier.classes,
         "limit": LIMIT,
+        "accept": MIME_TYPES,
+        "legend": data_url(png(legend())),
         "note": note,
-        "gallery": gallery
-        and {"title": gallery.title, "labels": gallery.labels.tolist(), "predicted": gallery.predicted.tolist()},
+        "gallery": gallery and gallery.described(classifier.classes),
     }
 
     async def image(request: Request) -> Response:
@@ -98,25 +101,30 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
             raise HTTPException(404, "The gallery has no such image. Reload the page.")
         return Response(png(gallery.images[index]), media_type="image/png")
 
+    def answer(content: bytearray, name: str, label: int | None, truth: int | None) -> dict[str, Any]:
+        return look(classifier, read(content, name, classifier.scaling), label, truth)
+
     async def predict(request: Request) -> Response:
         nonlocal held
+        name = shown_name(request.query_params.get("name", ""))
+        label, truth = (_class(request, key, len(classifier.classes)) for key in ("class", "truth"))
         kind = request.headers.get("content-type", "image/").lower()
         if not kind.startswith(("image/", "application/octet-stream")):
-            raise HTTPException(415, f"This is not a picture. Send {NAMED}.")
-        _check_size(int(request.headers.get("content-length", 0)))
+            raise HTTPException(415, f"{name} is not an image. Use {NAMED}.")
+        _check_size(int(request.headers.get("content-length", 0)), name)
         content = bytearray()
         try:
             with anyio.fail_after(SECONDS):
                 async for chunk in request.stream():
                     content += chunk
                     held += len(chunk)
-                    _check_size(len(content))
+                    _check_size(len(content), name)
                     if held > HELD:
                         raise HTTPException(503, BUSY)
             async with computing:
                 if await request.is_disconnected():
                     raise ClientDisconnect
-                return JSONResponse(await run_in_threadpool(look, classifier, content))
+                return JSONResponse(await run_in_threadpool(answer, content, name, label, truth))
         except TimeoutError:
             return _error(f"No whole picture in {SECONDS} seconds. Send it again.", 408, {"Connection": "close"})
         except ClientDisconnect:
@@ -128,7 +136,7 @@ def make_app(classifier: LitClassifier, gallery: Gallery | None, note: str, host
         routes=[
             _page("/", "index.html", "text/html"),
             _page("/page.css", "page.css", "text/css"),
-            _page("/page.js", "page.js", "text/javascript"),
+            *(_page(f"/{name}", name, "text/javascript") for name in ("page.js", "basics.js", "gallery.js")),
             Route("/about", JSONResponse(about), methods=["GET"]),
             Route("/images/{index:int}.png", image),
             Route("/predict", predict, methods=["POST"]),
@@ -183,6 +191,16 @@ def _page(path: str, name: str, kind: str) -> Route:
     return Route(path, Response(content, media_type=kind), methods=["GET"])
 
 
-def _check_size(size: int) -> None:
+def _check_size(size: int, name: str) -> None:
     if size > LIMIT:
-        raise HTTPException(413, f"The file is larger than {LIMIT >> 20} MB. Send a smaller picture.")
+        raise HTTPException(413, f"{name} is larger than {LIMIT >> 20} MB. Send a smaller version.")
+
+
+def _class(request: Request, key: str, classes: int) -> int | None:
+    """Returns the label in a request's query, if there is one."""
+    value = request.query_params.get(key)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdecimal() and len(value) < 10 and int(value) < classes):
+        raise HTTPException(400, f"The network has no such class ({key}). Reload the page.")
+    return int(value)
