@@ -90,9 +90,9 @@ def test_the_run_folder_is_printed_with_its_files_and_the_command_for_its_curves
 ) -> None:
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "my runs" / "version_0"
-    tables.print_run_folder([folder / "report.html", folder / "loss.png"])
+    tables.print_run_folder([folder / "report.html", folder / "training.png"])
     files, curves = capsys.readouterr().out.splitlines()
-    assert files.endswith(f"{Path('my runs', 'version_0')}/ with report.html, loss.png")
+    assert files.endswith(f"{Path('my runs', 'version_0')}/ with report.html, training.png")
     assert curves.endswith('tensorboard --logdir "my runs"')
 
 
