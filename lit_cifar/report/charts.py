@@ -12,7 +12,7 @@ import torch
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lit_cifar.report.figures import (
@@ -22,6 +22,7 @@ from lit_cifar.report.figures import (
     INK,
     LINE_SPACING,
     ORANGE,
+    PERCENT,
     TEXT_SIZE,
     blank,
     drawing,
@@ -35,7 +36,6 @@ NO_IMAGES = "#E4E4E4"
 NUMBERS_UP_TO = 20  # classes in the confusion matrix
 RIGHT = LinearSegmentedColormap.from_list("right", ["#FFFFFF", "#7FB4D9"])  # pale, so that the confusions stand out
 WRONG = LinearSegmentedColormap.from_list("wrong", ["#FFFFFF", "#FFC98F", "#E06A1B", ORANGE, "#6B2900"])
-PERCENT = FuncFormatter(lambda share, _: f"{share * 100:.3g} %")
 LEGEND: dict[str, Any] = {"loc": "outside lower left", "frameon": False}
 CLASSES_UP_TO = 100  # rows of the chart of the classes
 SMALLEST = 5.5  # points: 10 pixels; the names of 100 classes

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from lit_cifar.evaluation.wording import percent
-from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, blank, drawing, sentence
+from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, PERCENT, blank, drawing, sentence
 from lit_cifar.report.tables import VALIDATED, how_chosen, plural
 
 SMOOTHED_FROM = 100  # points of a training curve
@@ -54,7 +54,7 @@ def training(report: dict[str, Any], title: str) -> Figure:
         else:
             _draw(axes, *lines, an_epoch, most=1.0 if name == "accuracy" else np.inf)
             if name == "accuracy":
-                axes.yaxis.set_major_formatter(lambda share, _: f"{share * 100:.4g} %")
+                axes.yaxis.set_major_formatter(PERCENT)
         look: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1.5, "zorder": 1.6}
         axes.axvline(report["checkpoint_epoch"], label=_tested(report), **look)
 
@@ -108,6 +108,9 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float
     """Draws loss against learning rate, and the rate that was found."""
     figure = blank(8.2 * DPI, 4.6 * DPI, "Loss while the learning rate rises")
     axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log")
+    axes.xaxis.set_major_locator(LogLocator(numticks=9))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid()
     axes.plot(rates, losses, color=BLUE, linewidth=1.5)
     axes.axvline(found, color=ORANGE, linestyle="--", label=f"found: {found:.2g}")
@@ -115,7 +118,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float
     finite = np.asarray(losses)[np.isfinite(losses)]
     if len(finite):
         low, high = _limits(finite)
-        axes.set_ylim(low, min(high, finite[0] * 1.5))
+        axes.set_ylim(max(0, low), min(high, finite[0] * 1.5))
     return figure
 
 

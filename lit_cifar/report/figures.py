@@ -18,7 +18,9 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 
 from lit_cifar.data.files import RUNS_FLAG, write_whole
@@ -34,7 +36,9 @@ LONGEST_NAME = 150.0  # points, of a class in a caption
 BLUE, ORANGE = "#0072B2", "#B34700"  # of Okabe and Ito's palette, the orange darker: its contrast on white is 5.4
 INK, GREY = "#222222", "#666666"
 IDEOGRAPH = "[\u2e80-\ua4cf\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]"  # after which a line may break
+PERCENT = FuncFormatter(lambda share, _: f"{share * 100:.4g} %")  # on an axis
 STYLE: Any = {
+    "font.family": fonts.FONT,
     "font.size": TEXT_SIZE,
     "text.parse_math": False,  # a class may be called "$5"
     "text.color": INK,
@@ -51,7 +55,7 @@ STYLE: Any = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Sets matplotlib's style. What `cut` and `wrap` return in here is drawn in fonts that have its letters.
+    """Sets matplotlib's style.
 
     If a font has no bold letters, matplotlib takes the others, and need not say so.
     """
@@ -59,15 +63,25 @@ def drawing() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with matplotlib.rc_context(STYLE | {"font.family": fonts.families()}):
+        with matplotlib.rc_context(STYLE):
             yield
     finally:
         logger.setLevel(level)
 
 
+class Picture(Figure):
+    """A figure whose names are drawn in the fonts that `cut` and `wrap` have found for them."""
+
+    def draw(self, renderer: Any) -> None:
+        if len(fonts.families()) > 1:
+            for text in self.findobj(Text):
+                text.set_fontfamily(fonts.families())
+        super().draw(renderer)
+
+
 def blank(width: float, height: float, title: str = "") -> Figure:
     """Returns a figure of this size in pixels. With a title, it arranges its axes by itself."""
-    figure = Figure((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
+    figure = Picture((width / DPI, height / DPI), dpi=DPI, facecolor="white", layout="constrained" if title else None)
     if title:
         text = wrap_title(title, (width - 60) / PIXELS_PER_POINT)
         figure.suptitle(text, x=0.02, ha="left", size=TITLE_SIZE, weight="bold")
@@ -79,7 +93,7 @@ def wrap_title(title: str, width: float) -> str:
 
     A path that is too long for a line is written without its first folders.
     """
-    before, folder, path = drawable(title).partition("the folder ")
+    before, folder, path = fonts.drawable(title).partition("the folder ")
     rows = [""]
     for word in [*before.split(), *folder.split(), path]:
         parts, short = re.split(r"(?<=[/\\])", word), word
@@ -92,17 +106,9 @@ def wrap_title(title: str, width: float) -> str:
     return "\n".join(cut(row, width, TITLE_SIZE, bold=True) for row in rows)
 
 
-def drawable(text: str) -> str:
-    """Returns text with only such letters as a font has, and has matplotlib look for them there."""
-    text = fonts.drawable(text)
-    if matplotlib.rcParams["font.family"] != fonts.families():
-        matplotlib.rcParams["font.family"] = fonts.families()
-    return text
-
-
 def cut(text: str, width: float, size: float = TEXT_SIZE, bold: bool = False) -> str:
     """Returns text of at most this width in points, with … in place of what is left out."""
-    text = drawable(text)
+    text = fonts.drawable(text)
     if width_of(text, size, bold) <= width:
         return fonts.left_to_right(text)
     while text and width_of(f"{text}…", size, bold) > width:
@@ -116,7 +122,7 @@ def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE) -> str:
     Percentages stay whole.
     """
     rows = [""]
-    for word in re.findall(rf"(?:\S|\s(?=%))+?(?:[_/-]+|\s+(?!%)|(?<={IDEOGRAPH})(?!\s)|$)", drawable(text)):
+    for word in re.findall(rf"(?:\S|\s(?=%))+?(?:[_/-]+|\s+(?!%)|(?<={IDEOGRAPH})(?!\s)|$)", fonts.drawable(text)):
         if rows[-1] and len(rows) < lines and width_of((rows[-1] + word).rstrip(), size, False) > width:
             rows.append("")
         rows[-1] += word
