@@ -1,5 +1,6 @@
 """What the tests draw, and what they read from figures."""
 
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.evaluation.confidence import describe, read_answers
 from lit_cifar.evaluation.metrics import class_scores
-from lit_cifar.report import charts, figures
+from lit_cifar.report import charts, curves, figures
 
 LONG_NAMES = (
     "Siberian husky",
@@ -40,10 +41,6 @@ def texts(figure: Figure) -> list[str]:
     return [text.get_text().replace("\n", " ") for text in figure.findobj(Text) if text.get_text()]
 
 
-def text_object(figure: Figure, content: str) -> Text:
-    return next(text for text in figure.findobj(Text) if text.get_text() == content)
-
-
 def pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB"))
 
@@ -57,6 +54,24 @@ def overlapping(labels: list[Text]) -> list[tuple[str, str]]:
 def curve(count: int) -> list[tuple[int, float]]:
     noise = np.random.default_rng(0).normal(0, 0.1, count)
     return list(enumerate((1 + 1.3 * np.exp(-np.arange(count) / 100) + noise).tolist(), 1))
+
+
+def trained(
+    train: Sequence[tuple[int, float | None]], val: Sequence[tuple[int, float | None]], epochs: float = 2
+) -> dict[str, Any]:
+    """What report.json says about a training with these losses."""
+    curves: dict[str, Any] = {"lr": [(step, 0.1 / step) for step, _ in train]}
+    for name, losses in (("train", train), ("val", val)):
+        curves[f"loss/{name}"] = losses
+        curves[f"accuracy/{name}"] = [(step, loss and 1 / (1 + loss)) for step, loss in losses]
+    return {
+        "curves": curves,
+        "steps": max(step for step, _ in [(1, 0), *train, *val]),
+        "epochs": epochs,
+        "checkpoint_epoch": epochs / 2,
+        "chosen_by": "validation accuracy",
+        "val_accuracy": 0.865,
+    }
 
 
 def some_answers(names: tuple[str, ...] = CIFAR10_CLASSES) -> dict[str, Any]:
@@ -118,13 +133,14 @@ def described(logits: Tensor, labels: Tensor, names: list[str]) -> dict[str, Any
 def draw_one_of_each(folder: Path) -> list[Path]:
     report = some_answers()
     drawn = {
-        "mistakes": figures.predictions(some_images(40), report["confident_mistakes"], "Mistakes", framed=False),
+        "mistakes": figures.predictions(some_images(40), report["confident_mistakes"], "Mistakes"),
         "uncertain": figures.predictions(some_images(40), report["uncertain_images"], "Uncertain"),
         "reliability": charts.reliability(report, "Reliability"),
         "classes": charts.per_class(report, "Classes"),
         "confusion": charts.confusion([[3, 1], [1, 3]], ["a", "b"], "Confusion"),
-        "loss": charts.loss(curve(150), [(150, 1.1)], "Loss"),
-        "learning rates": charts.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
+        "confused": figures.confused_pairs(some_images(40), report["confused_pairs"], "Pairs"),
+        "training": curves.training(trained(curve(150), [(150, 1.1)]), "Training"),
+        "learning rates": curves.learning_rates([0.01, 0.1], [2.0, 1.0], 0.01),
     }
     return [figures.save(figure, folder / f"{name}.png") for name, figure in drawn.items()]
 

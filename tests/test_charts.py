@@ -4,14 +4,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drawing import LONG_NAMES, curve, overlapping, some_answers, texts
+from drawing import LONG_NAMES, curve, overlapping, some_answers, texts, trained
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
-from lit_cifar.report import charts, figures
+from lit_cifar.report import charts, curves, figures
 
 
 def cells(axes: Axes) -> dict[tuple[float, float], str]:
@@ -20,9 +20,10 @@ def cells(axes: Axes) -> dict[tuple[float, float], str]:
 
 
 def shares_of(figure: Figure) -> np.ndarray:
-    shares = figure.axes[0].images[0].get_array()
-    assert shares is not None
-    return shares
+    """The shares that are drawn, on the diagonal and beside it, and NaN where none is."""
+    drawn = [np.ma.masked_array(image.get_array()) for image in figure.axes[0].images]
+    right, wrong = (shares.filled(np.nan) for shares in drawn)
+    return np.where(np.eye(len(right), dtype=bool), right, wrong)
 
 
 def test_a_cell_of_the_confusion_matrix_is_the_percentage_of_its_row() -> None:
@@ -35,7 +36,8 @@ def test_a_cell_of_the_confusion_matrix_is_the_percentage_of_its_row() -> None:
         (1, 2): "75",
         (2, 2): "100",
     }
-    assert (figure.axes[0].get_ylabel(), figure.axes[0].get_xlabel()) == ("true class", "predicted class")
+    assert figure.axes[0].get_ylabel().startswith("true class")
+    assert figure.axes[0].get_xlabel() == "predicted class"
     assert shares_of(figure).tolist() == [[0.75, 0.25, 0], [0.125, 0.125, 0.75], [0, 0, 1]]
 
 
@@ -52,18 +54,31 @@ def test_numbers_stand_out_from_the_colour_of_their_cell() -> None:
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
-    drawn = figure.axes[0].images[0]
+    right, wrong = figure.axes[0].images
     assert len(figure.axes[0].texts) == 40
     for text in figure.axes[0].texts:
         column, row = (int(at) for at in text.get_position())
-        cell, ink = luminance(drawn.to_rgba(shares_of(figure))[row, column]), luminance(to_rgb(text.get_color()))
+        drawn = (right if row == column else wrong).to_rgba(shares_of(figure))[row, column]
+        cell, ink = luminance(drawn), luminance(to_rgb(text.get_color()))
         assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.5  # WCAG's level AA
+
+
+def test_the_colours_of_the_confusions_end_at_the_largest_of_them_and_those_of_the_diagonal_at_100_per_cent() -> None:
+    figure = charts.confusion([[90, 8, 2], [1, 95, 4], [0, 3, 97]], ["a", "b", "c"], "Confusion")
+    right, wrong = figure.axes[0].images
+    assert right.get_clim() == (0, 1)
+    assert wrong.get_clim() == (0, 0.08)
+    assert [axes.get_ylabel() for axes in figure.axes[1:]] == ["right, on the diagonal", "taken for another class"]
+    perfect = charts.confusion([[3, 0], [0, 2]], ["a", "b"], "Confusion")
+    assert [axes.get_ylabel() for axes in perfect.axes[1:]] == ["right, on the diagonal"]
 
 
 def test_a_class_without_images_has_a_grey_row_that_says_so(tmp_path: Path) -> None:
     figure = charts.confusion([[3, 1], [0, 0]], ["a", "b"], "Confusion")
     figures.save(figure, tmp_path / "confusion.png")
     assert "no images of this class" in texts(figure)
+    many = charts.confusion(torch.diag(torch.arange(40)), [str(i) for i in range(40)], "Confusion")
+    assert labels_of(many) == ["no images of this class"]
     assert np.ma.getmaskarray(np.ma.masked_invalid(shares_of(figure))).tolist() == [[False] * 2, [True] * 2]
     assert not any("nan" in text for text in texts(figure))
 
@@ -90,64 +105,81 @@ def test_no_two_labels_of_the_confusion_matrix_overlap(names: tuple[str, ...], c
 
 
 def labels_of(figure: Figure) -> list[str]:
-    legend = figure.axes[0].get_legend()
-    return [text.get_text() for text in legend.get_texts()] if legend else []
+    legends = [*figure.legends, figure.axes[0].get_legend()]
+    return [text.get_text() for legend in legends if legend for text in legend.get_texts()]
 
 
-def test_a_long_training_loss_is_drawn_raw_and_smoothed_and_a_short_one_as_it_is() -> None:
+def test_long_curves_are_drawn_raw_and_smoothed_and_the_legend_says_over_how_many_epochs() -> None:
     val = [(225, 1.3), (450, 1.1)]
-    assert labels_of(charts.loss(curve(450), val, "Loss")) == ["train", "train, mean of 19 points", "validation"]
-    assert labels_of(charts.loss(curve(100), val, "Loss")) == ["train", "validation"]
-    figure = charts.loss(curve(450), val, "Loss")
+    tested = "tested: epoch 1, chosen by validation accuracy (86.5 %)"
+    figure = curves.training(trained(curve(450), val), "Training")
+    smooth = "training images, smoothed over 0.08 epochs"  # 19 points of 2 / 450 epochs
+    assert labels_of(figure) == ["training images", smooth, "validation images", tested]
+    assert labels_of(curves.training(trained(curve(100), val), "T")) == ["training images", "validation images", tested]
     raw, smoothed = (np.asarray(line.get_ydata()) for line in figure.axes[0].lines[:2])
-    steps = np.asarray(figure.axes[0].lines[0].get_xdata())
-    assert list(zip(steps, raw, strict=True)) == curve(450)
+    epochs = np.asarray(figure.axes[0].lines[0].get_xdata())
+    assert epochs.tolist() == pytest.approx([2 * step / 450 for step, _ in curve(450)])
+    assert raw.tolist() == [loss for _, loss in curve(450)]
     assert smoothed[200] == pytest.approx(raw[191:210].mean())
     assert smoothed[0] == pytest.approx(raw[:10].mean())
-    assert (figure.axes[0].get_xlabel(), figure.axes[0].get_ylabel()) == ("step", "cross-entropy loss")
 
 
-def test_the_validation_loss_is_told_by_markers_and_dashes_and_not_by_colour_alone() -> None:
-    train, val = charts.loss(curve(50), [(25, 1.3), (50, 1.1)], "Loss").axes[0].lines
-    assert val.get_marker() != train.get_marker()
-    assert val.get_linestyle() != train.get_linestyle()
+def test_loss_accuracy_and_learning_rate_share_an_axis_of_epochs_below_and_of_steps_above() -> None:
+    report = trained(curve(50), [(25, 1.3), (50, 1.1)])
+    figure = curves.training(report, "Training")
+    figure.draw_without_rendering()
+    panels = figure.axes
+    assert [axes.get_ylabel() for axes in panels] == ["loss", "accuracy", "learning rate"]
+    assert panels[2].get_xlabel() == "epoch"
+    (above,) = panels[0].child_axes
+    assert above.get_xlabel() == "step"
+    assert above.get_xlim() == pytest.approx([25 * edge for edge in panels[2].get_xlim()])
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=False):
+        train, val, chosen = axes.lines
+        assert val.get_marker() != train.get_marker() and val.get_linestyle() != train.get_linestyle()
+        assert np.asarray(val.get_ydata()).tolist() == [value for _, value in report["curves"][f"{name}/val"]]
+        assert np.asarray(chosen.get_xdata()).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize("count", [30, 450])
 def test_losses_that_are_not_finite_or_far_out_leave_the_others_in_view_and_are_counted(
     tmp_path: Path, count: int
 ) -> None:
-    clean = charts.loss(curve(count), [], "Loss").axes[0].get_ylim()
-    losses = curve(count)
-    losses[5], losses[7], losses[20] = (6, float("nan")), (8, float("inf")), (21, 1e6)
-    figure = charts.loss(losses, [(count, float("nan"))], "Loss")
-    figures.save(figure, tmp_path / "loss.png")
+    clean = curves.training(trained(curve(count), []), "Training").axes[0].get_ylim()
+    losses: list[tuple[int, float | None]] = [*curve(count)]
+    losses[5], losses[7], losses[20] = (6, None), (8, None), (21, 1e6)
+    figure = curves.training(trained(losses, [(count, None)]), "Training")
+    figures.save(figure, tmp_path / "training.png")
     assert figure.axes[0].get_ylim() == pytest.approx(clean, abs=0.3)
     assert "not drawn: 1 off the scale, 3 not finite" in texts(figure)
-    if count > charts.SMOOTHED_FROM:
-        assert np.nanmax(np.asarray(figure.axes[0].lines[1].get_ydata())) < 3
+    if count > curves.SMOOTHED_FROM:
+        assert np.nanmax(np.asarray(figure.axes[0].lines[1].get_ydata(), float)) < 3
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "expected"),
+    ("train", "val", "epochs", "expected"),
     [
-        ([], [], []),
-        ([(1, 2.3)], [], ["train"]),
-        ([], [(10, 2.3)], ["validation"]),
-        ([(1, float("nan")), (2, float("nan"))], [(2, float("inf"))], ["train", "validation"]),
+        ([(1, 2.3)], [], 0.01, ["training images"]),
+        ([], [(10, 2.3)], 1, ["validation images"]),
+        ([(1, None), (2, None)], [(2, None)], 0.2, ["training images", "validation images"]),
+        (curve(200), [(2 * i, 1.0) for i in range(1, 101)], 100, None),
     ],
 )
-def test_a_curve_may_be_empty_or_a_point_or_all_nan(
+def test_a_training_may_be_a_point_or_all_nan_or_long(
     tmp_path: Path,
-    train: list[tuple[int, float]],
-    val: list[tuple[int, float]],
-    expected: list[str],
+    train: list[tuple[int, float | None]],
+    val: list[tuple[int, float | None]],
+    epochs: float,
+    expected: list[str] | None,
 ) -> None:
-    figure = charts.loss(train, val, "Loss")
-    assert figures.save(figure, tmp_path / "loss.png").is_file()
-    assert labels_of(figure) == expected
-    steps = [label.get_text() for label in figure.axes[0].get_xticklabels()]
-    assert len(steps) == len(set(steps))
+    figure = curves.training(trained(train, val, epochs), "Training")
+    assert figures.save(figure, tmp_path / "training.png").is_file()
+    if expected:
+        assert labels_of(figure)[:-1] == expected
+    for axes in (figure.axes[-1], *figure.axes[0].child_axes):
+        ticks = [label.get_text() for label in axes.get_xticklabels()]
+        assert len(ticks) == len(set(ticks)) > 1
+        assert not overlapping(axes.get_xticklabels())
 
 
 def height_of(bar: Patch) -> float:
@@ -165,6 +197,13 @@ def test_the_reliability_diagram_has_a_bar_of_accuracy_and_a_line_of_confidence_
     assert sum(map(height_of, lower.patches)) == pytest.approx(1)
     hatched = [bar for bar in upper.patches if bar.get_hatch()]
     assert len(hatched) == len([b for b in bins if b["images"] < charts.ENOUGH_IMAGES]) > 0
+
+
+def test_the_reliability_diagram_says_the_calibration_error_in_percentage_points() -> None:
+    report = some_answers() | {"calibration_error": 0.0312, "without_probability": 2}
+    assert any(
+        "3.1 percentage points" in text and "2 images" in text for text in texts(charts.reliability(report, "R"))
+    )
 
 
 def test_the_reliability_diagram_explains_hatched_bars_only_where_it_has_some() -> None:
@@ -211,7 +250,7 @@ def test_of_more_than_100_classes_those_with_the_lowest_f1_are_shown() -> None:
 
 
 def test_the_chart_of_learning_rates_marks_the_one_that_was_found() -> None:
-    figure = charts.learning_rates([0.001, 0.01, 0.1], [2.3, 1.5, float("inf")], 0.005)
+    figure = curves.learning_rates([0.001, 0.01, 0.1], [2.3, 1.5, float("inf")], 0.005)
     curve_, found = figure.axes[0].lines
     assert np.asarray(curve_.get_xydata())[:2].tolist() == [[0.001, 2.3], [0.01, 1.5]]
     assert np.asarray(found.get_xdata()).tolist() == [0.005, 0.005]

@@ -28,7 +28,7 @@ def test_fit_leaves_report_figures_config_and_checkpoints(cli: Cli, pictures: Pa
     assert report["parameters"] == 62_006 - 7 * 85
     assert list(report["class_accuracy"]) == ["plane", "car", "bird"]
     assert sum(map(sum, report["confusion_matrix"])) == 8 * len(CLASSES)
-    for name in ("config.yaml", "loss.png", "confusion.png", "predictions.png"):
+    for name in ("config.yaml", "training.png", "confused.png", "confusion.png", "predictions.png"):
         assert (run / name).stat().st_size > 0
     for name in ("best", "last"):
         assert torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]

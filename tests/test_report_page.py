@@ -76,7 +76,8 @@ def test_numbers_figures_and_page_stand_every_case(case: str, count: int, classe
     drawn = {
         "classes": charts.per_class(report, "Classes"),
         "confusion": charts.confusion(report["confusion_matrix"], names, "Confusion"),
-        "mistakes": figures.predictions(images, mistakes, "Mistakes", framed=False),
+        "confused": figures.confused_pairs(images, report["confused_pairs"], "Pairs"),
+        "mistakes": figures.predictions(images, mistakes, "Mistakes"),
         "reliability": charts.reliability(report, "Reliability"),
         "uncertain": figures.predictions(images, report["uncertain_images"], "Uncertain"),
     }

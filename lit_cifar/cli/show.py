@@ -49,7 +49,7 @@ def main(words: list[str]) -> None:
     title, headings = f"Training images of {data.title}", []
     if config.augmented:
         images, names = _in_seven_epochs(loader, indices)
-        title += ", augmented: each row is one image"
+        title += "\nAugmented: each row is one image, and its label is repeated only where it changes."
         headings = ["original", *(f"epoch {epoch}" for epoch in range(1, COLUMNS))]
     else:
         loader.augmentation = Augmentation()
@@ -79,7 +79,7 @@ def _names_of(labels: Tensor, classes: Sequence[str]) -> list[str]:
 
 
 def _in_seven_epochs(loader: BatchLoader, indices: Tensor) -> tuple[Tensor, list[str]]:
-    """Returns images and names row by row: of each image the original first."""
+    """Returns images and names row by row: the original first, and after it only names that differ from its own."""
     augmentation = loader.augmentation
     if augmentation == Augmentation():
         augmentation = EXAMPLE
@@ -92,4 +92,4 @@ def _in_seven_epochs(loader: BatchLoader, indices: Tensor) -> tuple[Tensor, list
         columns.append(loader.take(indices))
     images = torch.stack([images for images, _ in columns], 1).flatten(0, 1)
     rows = zip(*(_names_of(labels, loader.classes) for _, labels in columns), strict=True)
-    return images, [name for row in rows for name in row]
+    return images, [name if not i or name != row[0] else "" for row in rows for i, name in enumerate(row)]

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from lit_cifar.data.image_files import Decoded
 from lit_cifar.data.pictures import decode_files, thumbnail, to_tensor
-from lit_cifar.evaluation.wording import percent
 from lit_cifar.report import figures, tables
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.preparation import keep_freed_memory
@@ -54,13 +53,14 @@ def draw_sheet(path: Path, files: Sequence[Path], guesses: Sequence[tables.Guess
     side = max(128, 512 // min(8, len(shown)))  # the size in pixels at which image_grid draws them
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pictures = list(pool.map(lambda i: thumbnail(files[i], side), shown))
-    captions = []
-    for i in shown:
-        (guess, value), name = guesses[i][0], tables.printable(files[i].name)
-        short = name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}"
-        captions.append(f"{tables.printable(guess)} {percent(value)}, {short}")
+    entries = [
+        {"image": place, "predicted": guesses[i][0][0], "probability": guesses[i][0][1], "class": None}
+        for place, i in enumerate(shown)
+    ]
+    names = [files[i].name.replace("\n", "?") for i in shown]
+    names = [name if len(name) <= LONGEST_NAME else f"{name[:11]}…{name[-12:]}" for name in names]
     number = tables.plural(len(files), "picture")
     content = number if len(shown) == len(files) else f"{len(shown)} of {number}"
-    sheet = figures.image_grid(torch.stack(pictures), captions, f"{content}, predicted by {recipe}")
+    sheet = figures.predictions(torch.stack(pictures), entries, f"{content}, predicted by {recipe}", names)
     figures.save(sheet, path, "--output")
     return content

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
+from lit_cifar.evaluation.wording import percent
 from lit_cifar.experiments.comparison import Run
-from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, blank, drawing, wrap
+from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, PERCENT, blank, cut, drawing, wrap
 
 LOOKS = ((BLUE, "o", "-"), (ORANGE, "s", "--"), (INK, "^", ":"), (GREY, "D", "-."))
 SPREAD = 0.16  # of the runs' points around the height of their variant, in rows
@@ -25,7 +25,8 @@ def intervals(statistics: Mapping[str, Any], runs: Sequence[Run], title: str) ->
         label = "one run" if not row else None
         axes.plot(values, heights, ".", color=GREY, alpha=0.7, markersize=4, label=label)
         if each["val_accuracy"] is None:
-            axes.text(0.01, row, "no run has finished", va="center", color=GREY, transform=axes.get_yaxis_transform())
+            look: dict[str, Any] = {"color": GREY, "backgroundcolor": "white", "transform": axes.get_yaxis_transform()}
+            axes.text(0.02, row, "no run has finished", va="center", **look)
             continue
         if bounds := each["val_accuracy_interval"]:
             axes.plot(bounds, [row, row], "|-", color=BLUE, linewidth=1.6, markersize=8)
@@ -34,7 +35,7 @@ def intervals(statistics: Mapping[str, Any], runs: Sequence[Run], title: str) ->
     if variants[0]["val_accuracy"] is not None:
         axes.axvline(variants[0]["val_accuracy"], color=GREY, linestyle=":", linewidth=1, zorder=0)
     axes.set_yticks(range(len(variants)), [wrap(each["name"], 170, 2) for each in variants])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.xaxis.set_major_formatter(PERCENT)
     axes.margins(x=0.08)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -61,19 +62,19 @@ def budgets(
             [run.seconds for run in single], [run.val_accuracy or 0 for run in single], ".", color=GREY, alpha=0.7
         )
         seconds, means = [each["seconds"] for each, _ in known], [each["val_accuracy"] for each, _ in known]
-        axes.plot(seconds, means, color=colour, linestyle=style, marker=marker, linewidth=1.5, label=line)
+        axes.plot(seconds, means, color=colour, linestyle=style, marker=marker, linewidth=1.5, label=wrap(line, 480, 2))
         for each, label in known:
             if bounds := each["val_accuracy_interval"]:
                 axes.plot([each["seconds"]] * 2, bounds, color=colour, marker="_", linewidth=1.2)
-            text = f"{label}: {each['val_accuracy'] * 100:.1f} %"
+            text = cut(f"{label}: {percent(each['val_accuracy'])}", 170)
             axes.annotate(text, (each["seconds"], each["val_accuracy"]), (7, -12), textcoords="offset points")
     longest = max((each["seconds"] for each in by_name.values()), default=1.0)
     axes.set_xlim(0, longest * 1.25)
     axes.margins(y=0.15)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.grid()
     if len(lines) > 1:
-        figure.legend(loc="outside lower left", ncols=3, frameon=False)
+        figure.legend(loc="outside lower left", frameon=False)
     return figure
 
 

@@ -8,9 +8,22 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator
 
-from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, TEXT_SIZE, blank, cut, drawing, sentence, wrap
+from lit_cifar.report.figures import (
+    BLUE,
+    DPI,
+    GREY,
+    INK,
+    ORANGE,
+    PERCENT,
+    TEXT_SIZE,
+    blank,
+    cut,
+    drawing,
+    sentence,
+    wrap,
+)
 
 MARKS: dict[str, dict[str, Any]] = {  # of a trial's state, told by shape as well as by colour
     "complete": {"marker": "o", "color": BLUE, "markersize": 6},
@@ -123,5 +136,5 @@ def _mark(axes: Axes, trials: list[dict[str, Any]], places: list[float]) -> None
             x, y = zip(*known, strict=True)
             axes.plot(x, y, linestyle="none", label=LABELS[state], **look, **options)
     axes.margins(y=0.12)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.yaxis.set_major_formatter(PERCENT)
     axes.grid()

@@ -1,4 +1,4 @@
-"""Charts of a run's numbers: confusion matrix, scores of the classes, calibration, loss, time, learning rates.
+"""Charts of a test's numbers: confusion matrix, scores of the classes, calibration.
 
 They are drawn from the values of report.json, and compute no metric.
 """
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from lit_cifar.report.figures import (
@@ -22,17 +22,23 @@ from lit_cifar.report.figures import (
     INK,
     LINE_SPACING,
     ORANGE,
+    PERCENT,
     TEXT_SIZE,
     blank,
     drawing,
     sentence,
+    width_of,
     wrap,
 )
+from lit_cifar.report.tables import plural
 
 NO_IMAGES = "#E4E4E4"
+NUMBERS_UP_TO = 20  # classes in the confusion matrix
+RIGHT = LinearSegmentedColormap.from_list("right", ["#FFFFFF", "#7FB4D9"])  # pale, so that the confusions stand out
+WRONG = LinearSegmentedColormap.from_list("wrong", ["#FFFFFF", "#FFC98F", "#E06A1B", ORANGE, "#6B2900"])
+LEGEND: dict[str, Any] = {"loc": "outside lower left", "frameon": False}
 CLASSES_UP_TO = 100  # rows of the chart of the classes
 SMALLEST = 5.5  # points: 10 pixels; the names of 100 classes
-SMOOTHED_FROM = 100  # points of a loss curve
 ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
     "precision": ("precision: the share of images predicted as this class that belong to it", ">", 6, BLUE),
@@ -48,7 +54,10 @@ SCORES = {  # of a class: what it means, and its mark, of a shape of its own
 
 @drawing()
 def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], title: str) -> Figure:
-    """Draws counts `[C, C]`, rows true, columns predicted, as shares of the row; up to 20 classes with percentages."""
+    """Draws counts `[C, C]`, rows true, columns predicted, as shares of the row; up to 20 classes with percentages.
+
+    The diagonal is blue; the orange of the confusions ends at the largest of them, so that small ones are seen.
+    """
     counts = torch.as_tensor(matrix).cpu().double().numpy()
     total, count = counts.sum(1, keepdims=True), len(classes)
     shares = np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
@@ -62,33 +71,48 @@ def confusion(matrix: Tensor | Sequence[Sequence[int]], classes: Sequence[str], 
     below = [wrap(classes[i], cell - 6, 3, size) for i in shown]
     upright = any("…" in name for name in below)  # a long name reads better upright than cut
 
-    figure = blank((side + 3.2) * DPI, (side + (2.4 if upright else 1.5)) * DPI, title)
-    axes = figure.add_subplot(xlabel="predicted class", ylabel="true class")
-    colours = matplotlib.colormaps["Blues"].with_extremes(bad=NO_IMAGES)
-    drawn = axes.imshow(shares, cmap=colours, vmin=0, vmax=1, interpolation="nearest")
+    longest = max(width_of(line, size) for name in left for line in name.split("\n")) / 72
+    figure = blank((side + longest + 2.9) * DPI, (side + (2.2 if upright else 1.3)) * DPI, title)
+    axes = figure.add_subplot(xlabel="predicted class", ylabel="true class: each row is 100 %")
+    diagonal = np.eye(count, dtype=bool)
+    empty = np.broadcast_to(total == 0, shares.shape)
+    right, wrong = np.ma.masked_array(shares, ~diagonal | empty), np.ma.masked_array(shares, diagonal | empty)
+    axes.set_facecolor(NO_IMAGES)
+    parts = [axes.imshow(right, cmap=RIGHT, vmin=0, vmax=1, interpolation="nearest")]
+    parts.append(axes.imshow(wrong, cmap=WRONG, vmin=0, vmax=wrong.max() or 1, interpolation="nearest"))
     axes.set_xticks(shown, left if upright else below, rotation=90 if upright else 0)
     axes.set_yticks(shown, left)
     axes.tick_params(length=0 if every == 1 else 3, labelsize=size)
     axes.spines[:].set_visible(False)
-    if count <= 20:
+    if count <= NUMBERS_UP_TO:
         axes.set_xticks(np.arange(1, count) - 0.5, minor=True)
         axes.set_yticks(np.arange(1, count) - 0.5, minor=True)
         axes.grid(which="minor", color="white", linewidth=1)
         axes.tick_params(which="minor", length=0)
         for row, column in np.argwhere(shares > 0):
             share = shares[row, column]
-            luminance = np.dot(np.power(colours(share)[:3], 2.2), (0.2126, 0.7152, 0.0722))
-            ink = "white" if luminance < 0.18 else "black"  # at 0.18 both have the same contrast, 4.6
-            look: dict[str, Any] = {"color": ink, "weight": "bold" if row == column else "normal"}
+            red, green, blue, _ = parts[int(row != column)].to_rgba(share)
+            look: dict[str, Any] = {"color": ink_on(red, green, blue), "weight": "bold" if row == column else "normal"}
             percent = "<1" if share <= 0.005 else ">99" if 0.995 <= share < 1 else f"{share * 100:.0f}"
             axes.text(int(column), int(row), percent, ha="center", va="center", **look)
         for row in np.flatnonzero(total == 0):
-            look = {"color": GREY, "bbox": {"facecolor": NO_IMAGES, "edgecolor": "none"}}
+            look = {"color": INK, "bbox": {"facecolor": NO_IMAGES, "edgecolor": "none"}}
             axes.text((count - 1) / 2, int(row), "no images of this class", ha="center", va="center", **look)
-    bar = figure.colorbar(drawn, format=PercentFormatter(1, symbol=" %"), shrink=0.8, aspect=28)
-    bar.set_label("share of the images of the true class")
-    bar.outline.set_visible(False)
+    elif empty.any():
+        figure.legend(handles=[Patch(color=NO_IMAGES, label="no images of this class")], **LEGEND)
+    labels = "right, on the diagonal", "taken for another class"
+    for part, label, known in zip(parts, labels, (right, wrong), strict=True):
+        if known.count() and known.max() > 0:
+            bar = figure.colorbar(part, ax=axes, format=PERCENT, aspect=28, fraction=0.04, pad=0.02)
+            bar.set_label(label)
+            bar.outline.set_visible(False)
     return figure
+
+
+def ink_on(red: float, green: float, blue: float) -> str:
+    """Returns the ink of text over a colour of sRGB, whose contrast is at least 4.58 (WCAG 2, relative luminance)."""
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in (red, green, blue)]
+    return "white" if np.dot(linear, (0.2126, 0.7152, 0.0722)) < 0.179 else "black"
 
 
 @drawing()
@@ -112,17 +136,17 @@ def per_class(report: dict[str, Any], title: str) -> Figure:
         note = "no images" if report["class_recall"][name] is None else undefined
         axes.text(1.03, row, note, va="center", color=GREY)
     axes.set_yticks(range(len(names)), [wrap(name, 130, 1) for name in names])
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=" %"))
+    axes.xaxis.set_major_formatter(PERCENT)
     axes.tick_params(axis="y", length=0, pad=9)  # beside a mark at 0
     axes.spines["left"].set_visible(False)
     axes.grid()
-    figure.legend(loc="outside lower left", frameon=False)
+    figure.legend(**LEGEND)
     return figure
 
 
 @drawing()
 def reliability(report: dict[str, Any], title: str) -> Figure:
-    """Draws accuracy against confidence, and below it the share of images with each confidence."""
+    """Draws accuracy against confidence, the mean difference of both, and the share of images with each confidence."""
     bins = [b for b in report["calibration"] if b["images"]]
     if not bins:
         return sentence("No image has a probability.", title)
@@ -139,87 +163,17 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     upper.hlines([b["confidence"] for b in bins], left, right, ORANGE, linewidth=3, clip_on=False, label=label)
     upper.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=1)
     upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-    figure.legend(loc="outside lower left", frameon=False)
+    figure.legend(**LEGEND)
     total = sum(b["images"] for b in bins)
     lower.bar(left, [b["images"] / total for b in bins], 0.9 * width, align="edge", color=GREY)
     lower.set(xlabel="confidence: probability of the predicted class", ylabel="images")
     lower.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     for axis in (upper.xaxis, upper.yaxis, lower.yaxis):
-        axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        axis.set_major_formatter(PERCENT)
     upper.grid()
     lower.grid()
+    error, unknown = report["calibration_error"], report["without_probability"]
+    left_out = f"\nWithout {plural(unknown, 'image')} that have no probability" if unknown else ""
+    text = f"Expected calibration error: {error * 100:.1f} percentage points{left_out}"
+    upper.set_title(text, loc="left", size=TEXT_SIZE, color=GREY)
     return figure
-
-
-@drawing()
-def loss(train: Sequence[tuple[int, float]], val: Sequence[tuple[int, float]], title: str) -> Figure:
-    """Draws training loss, raw and from 100 points on smoothed too, and validation loss, as (step, loss) pairs."""
-    figure, axes = _chart(title, xlabel="step", ylabel="cross-entropy loss")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    (steps, raw), (val_steps, val_losses) = (np.asarray(curve, float).reshape(-1, 2).T for curve in (train, val))
-    losses = np.append(raw, val_losses)
-    finite = losses[np.isfinite(losses)]
-    low, high = _limits(finite) if len(finite) else (0, 1)
-    axes.set_ylim(low, high)
-
-    if len(raw) > SMOOTHED_FROM:
-        window = len(raw) // 25 | 1  # odd, so that it has a middle
-        axes.plot(steps, raw, color=BLUE, alpha=0.3, linewidth=0.8, label="train")
-        smoothed = _smoothed(raw, window, low, high)
-        axes.plot(steps, smoothed, color=BLUE, linewidth=2, label=f"train, mean of {window} points")
-    elif len(raw):
-        axes.plot(steps, raw, color=BLUE, linewidth=1.5, marker=".", label="train")
-    if len(val):
-        look: dict[str, Any] = {"linewidth": 1.5, "linestyle": "--", "marker": "D", "markersize": 6}
-        axes.plot(val_steps, val_losses, color=ORANGE, label="validation", **look)
-    if axes.lines:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, borderaxespad=0.2)
-
-    beyond = int(((finite < low) | (finite > high)).sum())
-    unseen = ((beyond, "off the scale"), (len(losses) - len(finite), "not finite"))
-    note = ", ".join(f"{number:,} {what}" for number, what in unseen if number)
-    note = f"not drawn: {note}" if note else "" if len(losses) else "no loss was recorded"
-    axes.text(0.012, 0.03, note, color=GREY, transform=axes.transAxes)
-    return figure
-
-
-@drawing()
-def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float) -> Figure:
-    """Draws loss against learning rate, and the rate that was found."""
-    title = "Loss while the learning rate rises"
-    figure, axes = _chart(title, xlabel="learning rate", ylabel="cross-entropy loss", xscale="log")
-    axes.plot(rates, losses, color=BLUE, linewidth=1.5)
-    axes.axvline(found, color=ORANGE, linestyle="--", label=f"found: {found:.2g}")
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, borderaxespad=0.2)
-    finite = np.asarray(losses)[np.isfinite(losses)]
-    if len(finite):
-        low, high = _limits(finite)
-        axes.set_ylim(low, min(high, finite[0] * 1.5))
-    return figure
-
-
-def _chart(title: str, **settings: Any) -> tuple[Figure, Axes]:
-    figure = blank(8.2 * DPI, 4.6 * DPI, title)
-    axes = figure.add_subplot(**settings)
-    axes.grid()
-    return figure, axes
-
-
-def _smoothed(values: np.ndarray, window: int, low: float, high: float) -> np.ndarray:
-    """Returns the mean of the window around each value, without values that are off the scale or not finite."""
-    near = (values >= low) & (values <= high)
-    number = np.convolve(near, np.ones(window), "same")
-    total = np.convolve(np.where(near, values, 0), np.ones(window), "same")
-    return np.divide(total, number, out=np.full_like(values, np.nan), where=number > 0.5)
-
-
-def _limits(losses: np.ndarray) -> tuple[float, float]:
-    """Returns the range of the losses, without those beyond the middle 98 % by more than three times its span."""
-    low, high = losses.min(), losses.max()
-    if len(losses) >= 10:
-        first, last = np.quantile(losses, 0.01, method="higher"), np.quantile(losses, 0.99, method="lower")
-        near = losses[(losses >= first - 3 * (last - first)) & (losses <= last + 3 * (last - first))]
-        low, high = near.min(), near.max()
-    pad = 0.06 * (high - low) or 0.1
-    return low - pad, high + pad

@@ -14,7 +14,7 @@ from pytorch_lightning.tuner import lr_finder
 from tqdm.auto import tqdm
 
 from lit_cifar.errors import UsageError
-from lit_cifar.report import charts, figures, tables
+from lit_cifar.report import curves, figures, tables
 from lit_cifar.report.run_report import run_folder
 from lit_cifar.training.trainer import learning_rate_is_updated
 
@@ -59,7 +59,7 @@ class Finders(Callback):
                     tables.print_found(f"learning rate {found:.2g}", "LearningRateFinder", path)
                     if path:
                         tried = rates[middle : middle + len(smooth)]
-                        figures.save(charts.learning_rates(tried, smooth.tolist(), found), path)
+                        figures.save(curves.learning_rates(tried, smooth.tolist(), found), path)
             elif isinstance(callback, BatchSizeFinder) and callback.optimal_batch_size and trainer.is_global_zero:
                 tables.print_found(f"batch size {callback.optimal_batch_size:,}", "BatchSizeFinder")
 

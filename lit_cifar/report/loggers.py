@@ -16,7 +16,7 @@ from lit_cifar.report.hyperparameters import hyperparameters
 from lit_cifar.runs.card import RunCard, describe
 from lit_cifar.training.classifier import LitClassifier
 
-OF_TRAINING = {"training": "train/curves", "loss": "train/curves", "training images": "train/images"}
+OF_TRAINING = {"training": "train/curves", "training images": "train/images"}
 """Figures that don't belong to the test, and the names under which loggers show them."""
 
 

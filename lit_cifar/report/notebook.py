@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-SHOWN = ("training", "confusion", "confused", "loss")
+SHOWN = ("training", "confusion", "confused")
 
 
 def show(folder: Path) -> None:

@@ -29,13 +29,17 @@ from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.statistics import wilson
 from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
-from lit_cifar.report import charts, figures, notebook, tables
+from lit_cifar.report import charts, curves, figures, notebook, tables
 from lit_cifar.report.loggers import log_figures, log_hyperparameters, planned_epochs
 from lit_cifar.runs.card import UNCHANGED, RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
 CURVE_POINTS = 200  # of each curve in report.json, of which `runs` reads a thousand
+PAIRS = "Each row shows the surest of these mistakes, with the probability of the predicted class."
+MISTAKES = "The wrong predictions with the highest probability, highest first."
+SAMPLE = "Evenly spaced over the whole test set."
+UNCERTAIN = "The predictions with the lowest probability, lowest first."
 PACKAGES = ("lit_cifar", "torch", "torchvision", "pytorch-lightning", "torchmetrics")
 
 
@@ -252,19 +256,20 @@ def _processor() -> str:
 def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers) -> list[Path]:
     """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
-    data, title, curves = module.datamodule, module.datamodule.title, module.record.curves
+    data, title, recorded = module.datamodule, module.datamodule.title, report["curves"].values()
     images, sample = data.images.test.images, entries(answers, data.classes, _spread(len(answers.labels)))
-    mistakes, uncertain = report["confident_mistakes"], report["uncertain_images"]
+    mistakes, pairs, uncertain = (report[key] for key in ("confident_mistakes", "confused_pairs", "uncertain_images"))
     drawn = {
         "classes": charts.per_class(report, f"Precision, recall and F1 of each class on {title}"),
+        "confused": figures.confused_pairs(images, pairs, f"Most confused pairs of classes on {title}\n{PAIRS}"),
         "confusion": charts.confusion(report["confusion_matrix"], data.classes, f"Confusion matrix on {title}"),
-        "mistakes": figures.predictions(images, mistakes, f"Most confident mistakes on {title}", framed=False),
-        "predictions": figures.predictions(images, sample, f"Test images of {title}"),
+        "mistakes": figures.predictions(images, mistakes, f"Most confident mistakes on {title}\n{MISTAKES}"),
+        "predictions": figures.predictions(images, sample, f"Test images of {title}\n{SAMPLE}"),
         "reliability": charts.reliability(report, f"Accuracy against confidence on {title}"),
-        "uncertain": figures.predictions(images, uncertain, f"Least confident predictions on {title}"),
+        "uncertain": figures.predictions(images, uncertain, f"Least confident predictions on {title}\n{UNCERTAIN}"),
     }
-    if curves["loss/train"] or curves["loss/val"]:
-        drawn["loss"] = charts.loss(curves["loss/train"], curves["loss/val"], f"Loss of {report['recipe']} on {title}")
+    if any(recorded):
+        drawn["training"] = curves.training(report, f"Training of {report['recipe']} on {title}")
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
