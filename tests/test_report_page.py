@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lit_cifar.evaluation.confidence import RANKED
 from lit_cifar.report import charts, figures
-from lit_cifar.report.run_report import render_page
+from lit_cifar.report.page import render_page
 
 PICTURES = dict.fromkeys(("confusion", "reliability"), Path(__file__))
 

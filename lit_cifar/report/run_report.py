@@ -1,7 +1,6 @@
 """What a run leaves for people: report.json, and the figures, tables and page that are drawn from it.
 
-Every number is written once, in report.json. Nothing is measured here but the time of the test. report.html can be
-mailed: it loads nothing from the network and runs no script, as its Content-Security-Policy says.
+Every number is written once, in report.json. Nothing is measured here but the time of the test.
 """
 
 import json
@@ -22,16 +21,15 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
-from lit_cifar.data.pictures import data_url, png
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.statistics import wilson
-from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report import charts, figures, tables
 from lit_cifar.report.loggers import log_report
-from lit_cifar.runs.card import UNCHANGED, RunCard
+from lit_cifar.report.page import render_page
+from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
@@ -259,25 +257,3 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
 def _spread(count: int) -> Tensor:
     """Returns the places of up to 32 images from all over a set."""
     return torch.linspace(0, count - 1, min(RANKED, count)).long()
-
-
-def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
-    """Returns report.html of a report on a data set of this title, with the content of config.yaml.
-
-    Images are all test images, uint8 `[N, 3, H, W]`; the browser enlarges them without smoothing. Of the PNGs by name,
-    the page shows confusion, reliability and, if it is there, loss.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.02 s
-
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "how_chosen": tables.how_chosen}
-    environment.filters["interval"] = lambda bounds: interval(*bounds)
-    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
-    environment.globals["unchanged"] = UNCHANGED
-    environment.globals["picture"] = lambda image: data_url(png(images[image]))
-    environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
-    template = environment.get_template("report.html.jinja")
-    side = images.shape[-1]
-    side *= max(1, 96 // side)
-    return template.render(report=report, data=data, figures=pngs, config=config, side=side)
