@@ -73,7 +73,7 @@ class RunReport(Callback):
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers, folder)
-            written = _write(folder, pl_module, report, answers) if folder else []
+            written = _write(folder, pl_module, report, answers, logits) if folder else []
             tables.print_report(report, data.title, self._trained)
             tables.print_drawn_box(data.images)
             if written:
@@ -224,7 +224,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers) -> list[Path]:
+def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers, logits: Tensor) -> list[Path]:
     """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     data, title, curves = module.datamodule, module.datamodule.title, module.record.curves
@@ -243,7 +243,8 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    write_whole(folder / "report.html", render_page(report, title, images, paths, recipe))
+    page = render_page(report, images, logits, title, "/".join(folder.parts[-2:]), recipe)
+    write_whole(folder / "report.html", page)
 
     train, indices, *_ = data.training_set
     chosen = indices[_spread(len(indices))]
