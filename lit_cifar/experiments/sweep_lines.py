@@ -79,7 +79,7 @@ class SweepLines:
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
                 self.say(f"{what}, {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
         if (flattered := sweep["flattered_by"]) is not None:
-            how = f"flattered by {flattered * 100:.1f} points" if flattered >= 0.0005 else "not flattered"
+            how = f"flattered by {flattered * 100:.1f} percentage points" if flattered >= 0.0005 else "not flattered"
             why = f"it is the highest of {plural(len(sweep['trials']), 'trial')}"
             self.say(f"The winner's validation accuracy was {how}: {why}, and other seeds have other luck")
         if sweep["test_accuracy"] is None:

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from lit_cifar.evaluation.wording import percent
-from lit_cifar.report.svg import Chart, Point
+from lit_cifar.report.svg import MOST_HINTS, Chart, Point
 from lit_cifar.report.tables import VALIDATED, plural
 
-MOST_HINTS = 100  # of a chart, each of which is a band of 3 pixels
 BEYOND = 4  # times the span of the lower 95 % of losses: what is higher is off the scale
 KINDS = {"train": "training", "val": "validation"}
 

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 360, 240  # of a chart, in CSS pixels on a phone
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36  # margins of a chart
+MOST_HINTS = 100  # of a chart: each is a band of 3 pixels
 
 Point = tuple[float, float | None]
 
