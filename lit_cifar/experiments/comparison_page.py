@@ -1,6 +1,4 @@
-"""compare.html: a comparison on one page that can be mailed. It loads nothing, and runs no script, as its
-Content-Security-Policy says. Curves are SVG, drawn here with the classes of the page's style, for light and dark.
-"""
+"""compare.html: a comparison on one page that can be mailed. It loads nothing, as its Content-Security-Policy says."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,30 +6,28 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from lit_cifar.data.pictures import data_url
-from lit_cifar.report import tables
+from lit_cifar.report import pages
+from lit_cifar.report.svg import MOST_HINTS, Chart
 
-WIDTH, HEIGHT = 360, 240  # of a chart, in CSS pixels on a phone
-LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 36  # margins of a chart
 COLOURS = 8  # in the style of the page; then they repeat with other dashes
 CURVES = {"accuracy/val": "validation accuracy", "loss/val": "validation loss"}
 
 
 def render(content: Mapping[str, Any], png: bytes) -> str:
     """Returns the page of the content of compare.json, with compare.png."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "percent": percent, "p": p_value}
-    environment.filters |= {"points": points, "plus_minus": plus_minus}
-    template = environment.get_template("comparison.html.jinja")
-    return template.render(
+    return pages.render(
+        Path(__file__).with_name("comparison.html.jinja"),
+        {"percent": percent, "p": p_value, "points": points, "plus_minus": plus_minus},
         content=content,
         statistics=content["statistics"],
         chart=data_url(png),
+        described="; ".join(
+            f"{each['name']}: {percent(each['val_accuracy'])}{plus_minus(each['val_accuracy_interval'])}"
+            for each in content["statistics"]["variants"]
+        ),
         curves={title: svg for name, title in CURVES.items() if (svg := _curves(content, name, title))},
         settings=_settings(content),
         classes=_classes(content),
@@ -103,50 +99,28 @@ def _curves(content: Mapping[str, Any], name: str, title: str) -> Markup:
     if not drawn:
         return Markup("")
     values = [value for _, curve in drawn for _, each in curve for value in (min(each), max(each))]
-    last = max(curve[-1][0] for _, curve in drawn)
-    y_ticks = ticks(min(values), max(values))
-    low, high = min(y_ticks[0], *values), max(y_ticks[-1], *values)
-    x_ticks = [tick for tick in ticks(0, last) if tick <= last]
-
-    def place(x: float, y: float) -> str:
-        across = LEFT + (WIDTH - LEFT - RIGHT) * x / (last or 1)
-        down = TOP + (HEIGHT - TOP - BOTTOM) * (1 - (y - low) / ((high - low) or 1))
-        return f"{across:.1f},{down:.1f}"
-
-    parts = []
-    for tick in y_ticks:
-        x, y = place(0, tick).split(",")
-        label = f"{tick * 100:g} %" if name == "accuracy/val" else f"{tick:g}"
-        parts.append(f'<path class="grid" d="M{x} {y}H{WIDTH - RIGHT}"/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{float(y) + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in x_ticks:
-        x, _ = place(tick, low).split(",")
-        parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{tick:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">epochs</text>')
+    last, is_share = max(curve[-1][0] for _, curve in drawn), name == "accuracy/val"
+    chart = Chart(last, min(values), max(values), "epochs", percent=is_share)
     for number, curve in drawn:
-        line = f"line c{number % COLOURS} d{number // COLOURS % 3}"
-        above = [place(x, max(each)) for x, each in curve]
-        below = [place(x, min(each)) for x, each in reversed(curve)]
+        line = f"c{number % COLOURS} d{number // COLOURS % 3}"
+        above = [chart.place(x, max(each)) for x, each in curve]
+        below = [chart.place(x, min(each)) for x, each in reversed(curve)]
         if len(curve) > 1:
-            parts.append(f'<polygon class="band c{number % COLOURS}" points="{" ".join(above + below)}"/>')
+            chart.parts.append(f'<polygon class="band c{number % COLOURS}" points="{" ".join(above + below)}"/>')
         else:
-            parts.append(f'<polyline class="{line}" points="{above[0]} {below[0]}"/>')
-        means = [place(x, fmean(each)) for x, each in curve]
-        parts.append(f'<polyline class="{line}" points="{" ".join(means)}"/>')
-        if len(curve) <= 30:
-            dots = (point.split(",") for point in means)
-            parts += [f'<circle class="dot c{number % COLOURS}" cx="{x}" cy="{y}" r="2.5"/>' for x, y in dots]
-    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)} against epochs">'
-    return Markup(f"{svg}{''.join(parts)}</svg>")
-
-
-def ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Returns round numbers from at most `low` to at least `high`."""
-    if high <= low:
-        low, high = low - 0.01, high + 0.01
-    rough = (high - low) / (most - 1)
-    step = 10.0 ** math.floor(math.log10(rough))
-    step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= rough)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(i * step, 10) for i in range(first, last + 1)]
+            chart.parts.append(f'<polyline class="line {line}" points="{above[0]} {below[0]}"/>')
+        means = [(x, fmean(each)) for x, each in curve]
+        chart.line(means, line)
+        if 1 < len(curve) <= 30:
+            for x, y in means:
+                chart.dot(chart.place(x, y), f"c{number % COLOURS}")
+    written = percent if is_share else "{:.3g}".format
+    names = [each["name"] for each in content["variants"]]
+    told = [f"{names[number]} ends at {written(fmean(curve[-1][1]))}" for number, curve in drawn]
+    longest = max((curve for _, curve in drawn), key=len)
+    hints = []
+    for x, _ in longest[:: math.ceil(len(longest) / MOST_HINTS)]:
+        near = [(number, *min(curve, key=lambda point: abs(point[0] - x))) for number, curve in drawn]
+        hints.append((x, "\n".join(f"{names[i]}: {written(fmean(each))} (epoch {at:g})" for i, at, each in near)))
+    chart.hints(hints)
+    return chart.svg(f"{title} against epochs: {', '.join(told)}")

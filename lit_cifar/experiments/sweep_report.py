@@ -1,6 +1,6 @@
 """What a sweep leaves for people: sweep.json, and the pictures and the page that are drawn from it.
 
-sweep.html can be mailed: it loads nothing from the network and runs no script, as its Content-Security-Policy says.
+sweep.html can be mailed: it loads nothing, as its Content-Security-Policy says.
 """
 
 import json
@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 from lit_cifar.data.files import write_whole
 from lit_cifar.data.pictures import data_url
 from lit_cifar.evaluation.statistics import mean_interval, wilson
-from lit_cifar.evaluation.wording import percent
 from lit_cifar.experiments import sweep_charts
 from lit_cifar.experiments.search_space import Parameter, short_names, shown
-from lit_cifar.report import figures, tables
+from lit_cifar.report import figures, pages
 
 if TYPE_CHECKING:
     from lit_cifar.experiments.study import Study, Trial
@@ -108,15 +107,14 @@ def write(folder: Path, sweep: dict[str, Any], recipe: str) -> list[Path]:
 
 
 def _page(sweep: dict[str, Any], pngs: dict[str, Path], recipe: str) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "shown": shown}
-    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
-    environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
-    names = short_names([*sweep["search"]])
-    return environment.get_template("sweep.html.jinja").render(sweep=sweep, figures=pngs, names=names, recipe=recipe)
+    return pages.render(
+        Path(__file__).with_name("sweep.html.jinja"),
+        {"shown": shown, "embedded": lambda path: data_url(path.read_bytes())},
+        sweep=sweep,
+        figures=pngs,
+        names=short_names([*sweep["search"]]),
+        recipe=recipe,
+    )
 
 
 def _described(parameter: Parameter) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What a run leaves for people: report.json, and the figures, tables and page that are drawn from it.
 
-Every number is written once, in report.json. Nothing is measured here but the time of the test. report.html can be
-mailed: it loads nothing from the network and runs no script, as its Content-Security-Policy says.
+Every number is written once, in report.json. Nothing is measured here but the time of the test.
 """
 
 import json
@@ -22,16 +21,15 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
-from lit_cifar.data.pictures import data_url, png
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.statistics import wilson
-from lit_cifar.evaluation.wording import interval, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report import charts, curves, figures, notebook, tables
 from lit_cifar.report.loggers import log_figures, log_hyperparameters, planned_epochs
-from lit_cifar.runs.card import UNCHANGED, RunCard
+from lit_cifar.report.page import render_page
+from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
@@ -92,7 +90,7 @@ class RunReport(Callback):
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers, folder)
-            written = _write(folder, pl_module, report, answers) if folder else []
+            written = _write(folder, pl_module, report, answers, logits) if folder else []
             tables.print_accuracies("test image", report["confusion_matrix"], report, data.title)
             tables.print_drawn_box(data.images)
             if written:
@@ -253,7 +251,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers) -> list[Path]:
+def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers, logits: Tensor) -> list[Path]:
     """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     data, title, recorded = module.datamodule, module.datamodule.title, report["curves"].values()
@@ -273,7 +271,8 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    write_whole(folder / "report.html", render_page(report, title, images, paths, recipe))
+    page = render_page(report, images, logits, title, "/".join(folder.parts[-2:]), recipe)
+    write_whole(folder / "report.html", page)
 
     train, indices, *_ = data.training_set
     chosen = indices[_spread(len(indices))]
@@ -287,25 +286,3 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
 def _spread(count: int) -> Tensor:
     """Returns the places of up to 32 images from all over a set."""
     return torch.linspace(0, count - 1, min(RANKED, count)).long()
-
-
-def render_page(report: dict[str, Any], data: str, images: Tensor, pngs: dict[str, Path], config: str) -> str:
-    """Returns report.html of a report on a data set of this title, with the content of config.yaml.
-
-    Images are all test images, uint8 `[N, 3, H, W]`; the browser enlarges them without smoothing. Of the PNGs by name,
-    the page shows confusion, reliability and, if it is there, loss.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.02 s
-
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"duration": tables.duration, "plural": tables.plural, "how_chosen": tables.how_chosen}
-    environment.filters["interval"] = lambda bounds: interval(*bounds)
-    environment.filters["percent"] = lambda share: "–" if share is None else percent(share)
-    environment.globals["unchanged"] = UNCHANGED
-    environment.globals["picture"] = lambda image: data_url(png(images[image]))
-    environment.filters["embedded"] = lambda path: data_url(path.read_bytes())
-    template = environment.get_template("report.html.jinja")
-    side = images.shape[-1]
-    side *= max(1, 96 // side)
-    return template.render(report=report, data=data, figures=pngs, config=config, side=side)

@@ -1,8 +1,6 @@
 """Tables of runs: in the terminal, as CSV, and as a page that sorts itself."""
 
-import base64
 import csv
-import hashlib
 import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +13,8 @@ from rich.table import Table
 
 from lit_cifar.data.files import write_whole
 from lit_cifar.evaluation.wording import interval
-from lit_cifar.report.tables import plural, printable, short
+from lit_cifar.report import pages
+from lit_cifar.report.tables import printable, short
 from lit_cifar.runs.catalog import Run
 from lit_cifar.runs.selection import RESULTS
 from lit_cifar.runs.state import RUNS
@@ -183,23 +182,15 @@ def as_csv(runs: Sequence[Run]) -> str:
 
 def write_page(runs: Sequence[Run], root: Path, path: Path) -> None:
     """Writes the page of the runs, which loads nothing and sorts itself by a script of its own."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # 0.05 s
-
-    options: dict[str, Any] = {"autoescape": True, "trim_blocks": True, "lstrip_blocks": True}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, **options)
-    environment.filters |= {"plural": plural, "printable": printable}
-    template = environment.get_template("runs.html.jinja")
-    script = (Path(__file__).parent / "runs.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     has_curves = any(len(run.curve) > 1 for run in runs)
-    page = template.render(
+    page = pages.render(
+        Path(__file__).with_name("runs.html.jinja"),
+        {"printable": printable},
         runs=runs,
         columns=columns_of(runs, root),
         root=printable(str(root)),
         curve=curve if has_curves else None,
         size=CURVE,
-        script=script,
-        digest=digest,
     )
     write_whole(path, page, "--html")
 

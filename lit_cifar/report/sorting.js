@@ -7,17 +7,18 @@ for (const heading of document.querySelectorAll("th[data-sort]")) {
     const isNumber = heading.dataset.sort === "number";
     const before = heading.getAttribute("aria-sort");
     const descending = before === null ? isNumber : before === "ascending";
-    for (const other of document.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+    for (const other of heading.parentElement.cells) other.removeAttribute("aria-sort");
     heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
     const value = (row) => row.cells[heading.cellIndex].dataset.value;
-    const rows = [...document.querySelector("tbody").rows];
+    const body = heading.closest("table").tBodies[0];
+    const rows = [...body.rows];
     rows.sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       if (x === "" || y === "") return (x === "") - (y === "");  // what isn't known comes last, either way
       const order = isNumber ? x - y : x.localeCompare(y, undefined, { numeric: true });
       return descending ? -order : order;
     });
-    document.querySelector("tbody").append(...rows);
+    body.append(...rows);
   });
   heading.replaceChildren(button);
 }
