@@ -56,7 +56,8 @@ class RunReport(Callback):
             resize = data.resize if data.images.kind == "folder" else ""  # nothing else is scaled
             tables.print_drawn_box(data.images)
             tables.print_start(
-                f"{data.title}, {tables.plural(len(data.classes), 'class')}: {card.train_size:,} {of_all}images to train on{changed},"
+                f"{data.title}, {tables.plural(len(data.classes), 'class')}:"
+                f" {card.train_size:,} {of_all}images to train on{changed},"
                 f" {data.val_size:,} {'held out' if data.images.val is None else 'to validate on'},"
                 f" {len(data.images.test.labels):,} to test",
                 tables.described_images(data.image_size, resize, data.mean, data.std),
