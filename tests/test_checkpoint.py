@@ -134,7 +134,7 @@ def test_a_recipe_may_say_where_to_go_on_and_config_yaml_repeats_the_run_from_it
 def test_validate_says_of_how_many_images_it_speaks(cli: Cli, trained: Path, pictures: Path, tmp_path: Path) -> None:
     words = ("validate", f"--data.root={pictures}", f"--ckpt_path={trained}", f"--trainer.default_root_dir={tmp_path}")
     limited = cli(*words, "--data.eval_batch_size=2", "--trainer.limit_val_batches=1")
-    assert "on the 2 images held out of training" in limited.out, limited.err
+    assert "on the 2 validation images" in limited.out, limited.err
     assert " bird " not in limited.out  # held-out images come in the order of the classes
     runs = len(list(trained.parents[2].iterdir()))
     nothing = cli(*words, "--data.val_size=0")

@@ -49,7 +49,7 @@ def check_values(config: Any) -> None:
         raise UsageError(
             "value-invalid", f"{sentence}; use one of torchvision.transforms.v2, or a function of your own"
         )
-    require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1}")
+    require(0 <= config.seed_everything < 2**32, "seed_everything", f"must be between 0 and {2**32 - 1:,}")
     require(config.checkpoint_seconds >= 0, "checkpoint_seconds", "must be 0 or more")
     check_name("recipe", config.recipe)
     trainer = config.trainer
@@ -100,7 +100,7 @@ def check_numbers(config: Any) -> None:
     for name, value in _numbers("", config.as_dict()):
         is_infinite = math.isinf(value) and name.startswith((".model", ".data"))
         if math.isnan(value) or is_infinite or (isinstance(value, int) and abs(value) > LARGEST):
-            raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST}")
+            raise UsageError("value-out-of-range", f"--{name[1:]} {value} must be a finite number, up to {LARGEST:,}")
 
 
 def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:

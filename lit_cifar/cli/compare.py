@@ -32,6 +32,7 @@ from lit_cifar.experiments.variants import (
     read_vary,
     recipes_among,
 )
+from lit_cifar.report.tables import plural
 from lit_cifar.runs.folder import hold, release
 
 COMPARISONS = "comparisons"
@@ -188,7 +189,7 @@ def _compare(record: Record, at_once: int) -> None:
         record.state = "interrupted"
         record.draw()
         finished = sum(run.state == "finished" for run in record.runs)
-        sentence = f"stopped by {how}: {finished} of {len(jobs)} runs have finished; the same command goes on"
+        sentence = f"stopped by {how}: {finished:,} of {plural(len(jobs), 'run')} finished; the same command goes on"
         raise _InterruptedError(sentence, code) from stop
     finally:
         output.stop()
@@ -196,7 +197,7 @@ def _compare(record: Record, at_once: int) -> None:
     print_results(*record.draw())
     if failed := [run for run in record.runs if run.state != "finished"]:
         names = listed(f"{run.variant}, seed {run.seed} ({run.state})" for run in failed)
-        sentence = f"{len(failed)} of {len(jobs)} runs have not finished: {names}"
+        sentence = f"{len(failed):,} of {plural(len(jobs), 'run')} did not finish: {names}"
         raise UserError("runs-failed", f"{sentence}; output.txt in {record.folder / 'runs'} has what they printed")
 
 

@@ -70,7 +70,7 @@ class Output:
         if run.state == "finished":  # one that was found took no time now, and a resumed one less than all
             self._took.setdefault(run.variant, []).append(max(seconds, run.seconds))
         runs, ended = len(self._record.variants) * self._record.seeds, len(self._record.runs)
-        line = f"[{ended}/{runs}] {name}: "
+        line = f"[{ended:,}/{runs:,}] {name}: "
         if run.state == "finished":
             line += f"validation {percent(run.val_accuracy)}, test {percent(run.test_accuracy)}, "
             line += tables.duration(run.seconds) if trained else "found finished"

@@ -187,7 +187,7 @@ def _decode_in(
         process.stdin.flush()
         return Decoded(*pickle.load(process.stdout))
     except (OSError, EOFError, pickle.UnpicklingError) as error:
-        lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths)} files)"
+        lost = f"a process died while decoding {paths[0]} to {paths[-1]} ({len(paths):,} files)"
         remedy = "if the memory was full, close other programs or use fewer pictures"
         raise UserError("process-lost", f"{lost}; {remedy}") from error
     finally:

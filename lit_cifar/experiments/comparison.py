@@ -185,9 +185,9 @@ def conclusions(statistics: Mapping[str, Any], variants: Sequence[Mapping[str, A
     if "detectable" in statistics:
         pairs, needed = statistics["pairs"], statistics["seeds_to_tell_0.1_points"]
         said.append(
-            f"How many seeds? {pairs} seeds show a difference of about {statistics['detectable'] / POINT:.2g}"
-            " percentage points in 80 of 100 cases;"
-            f" a difference of {TOLD / POINT:g} takes about {needed:,} seeds in all."
+            f"How many seeds? {pairs} seeds show a difference of about {statistics['detectable'] / POINT:.2g} "
+            f"percentage points in 80 of 100 cases; "
+            f"a difference of {TOLD / POINT:g} takes about {needed:,} seeds in all."
         )
     if len({json.dumps(_data(each), sort_keys=True) for each in variants}) > 1:
         said.append(

@@ -48,7 +48,7 @@ def _percent(share: float | None) -> str:
 
 
 def _number(value: Any) -> str:
-    return NONE if value is None else f"{value:,g}" if isinstance(value, float) else str(value)
+    return NONE if value is None else f"{value:,g}" if isinstance(value, float) else f"{value:,}"
 
 
 class Column(NamedTuple):

@@ -171,7 +171,7 @@ def _train_once(net: nn.Module, images: Tensor) -> None:
     elif isinstance(outputs, Sized):
         kind += f" of {len(outputs)}"
         todo = "switch other outputs off (torchvision: --model.net.aux_logits false), or wrap the network"
-    sentence = f"{name} returns {kind} for {len(images)} images while training, but must return logits [N, classes]"
+    sentence = f"{name} returns {kind} for {len(images):,} images while training, but must return logits [N, classes]"
     raise UsageError("network-unfit", f"--model.net: {sentence}; {todo}")
 
 

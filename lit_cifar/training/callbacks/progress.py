@@ -12,7 +12,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeRemainingColumn
 from torch import Tensor
 
 from lit_cifar.data.progress_bar import SECONDS_BETWEEN_DRAWINGS, can_redraw, progress_bar
@@ -43,13 +43,13 @@ class LitProgressBar(ProgressBar):
         """Adds a bar, below that of the epoch if one is shown."""
         console = Console()
         if self._progress is None and self._enabled and can_redraw(console):
-            numbers = (MofNCompleteColumn(), "{task.fields[rate]}", TimeRemainingColumn(), "{task.fields[loss]}")
+            numbers = ("{task.fields[count]}", "{task.fields[rate]}", TimeRemainingColumn(), "{task.fields[loss]}")
             columns = ("{task.description}", BarColumn(bar_width=None), *numbers)
             self._progress = progress_bar(console, *columns, auto_refresh=False)
             self._progress.start()
         if self._progress is not None:
             known = None if total == float("inf") else total
-            self._progress.add_task(description, total=known, completed=done, loss="", rate="", done=done)
+            self._progress.add_task(description, total=known, completed=done, **_numbers(done, known))
 
     def _move(self, done: int, module: LightningModule | None = None) -> None:
         now = time.monotonic()
@@ -62,15 +62,15 @@ class LitProgressBar(ProgressBar):
         self._next = now + SECONDS_BETWEEN_DRAWINGS
         curve = module.record.curves["loss/train"] if isinstance(module, LitClassifier) else []
         loss = f"loss {curve[-1][1]:.3f}" if curve else ""
-        rate = f"{task.speed:,.0f} steps/s" if task.speed else ""
-        self._progress.update(task.id, completed=done, loss=loss, rate=rate, refresh=True)
+        rate = f"{task.speed:,.0f}/s" if task.speed else ""
+        self._progress.update(task.id, completed=done, refresh=True, **_numbers(done, task.total, rate, loss))
 
     def _end(self) -> None:
         if self._progress is not None:
             task = self._progress.tasks[-1]
             if task.total is None:  # data without a length: now it is known
                 done = task.fields["done"]
-                self._progress.update(task.id, completed=done, total=done, refresh=True)
+                self._progress.update(task.id, completed=done, total=done, refresh=True, **_numbers(done, done))
             self._progress.remove_task(task.id)
             if not self._progress.task_ids:
                 self._progress.stop()
@@ -155,6 +155,12 @@ class LitProgressBar(ProgressBar):
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._end()  # before others print what was predicted
+
+
+def _numbers(done: int, total: float | None, rate: str = "", loss: str = "") -> dict[str, Any]:
+    """Returns the fields beside a bar, such as `2,000/11,250`."""
+    most = "?" if total is None else f"{int(total):,}"
+    return {"done": done, "count": f"{done:{len(most)},}/{most}", "rate": rate, "loss": loss}
 
 
 def _place(trainer: Trainer) -> tuple[str, str]:
