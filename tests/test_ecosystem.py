@@ -72,7 +72,9 @@ def test_a_tensorboard_logger_of_ones_own_stands_beside_ours(fit: Any, tmp_path:
         assert (result.code, result.err) == (0, "")
     assert report(tmp_path)["steps"] == 28
     assert [path.name for path in (tmp_path / RUN).parent.iterdir()] == ["version_0"]
-    assert {path.parent.name for path in tmp_path.glob("tb/**/events.*")} == {"version_0", "version_1"}
+    first, second = sorted({path.parent for path in tmp_path.glob("tb/**/events.*")})
+    assert shown_settings(second) == shown_settings(tmp_path / RUN) == shown_settings(first) | {"epochs": 2}
+    assert "hp_metric" not in curves_in(second)
 
 
 @pytest.mark.slow
@@ -271,9 +273,7 @@ def test_mlflow_takes_curves_and_figures_and_goes_on_in_the_same_run(
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.metrics["accuracy/test"] == pytest.approx(report(tmp_path)["test_accuracy"])
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss/val")] == [14, 28]
-    assert {file.path for file in client.list_artifacts(run.info.run_id)} >= {"test", "train"}
-    figures = {file.path for file in client.list_artifacts(run.info.run_id, "test")}
-    assert figures >= {"test/confusion.png", "test/classes.png"}
+    assert "test/confusion.png" in {file.path for file in client.list_artifacts(run.info.run_id, "test")}
     assert run.data.params.items() >= {"batch_size": "4", "optimizer.momentum": "0.9", "epochs": "1"}.items()
 
 

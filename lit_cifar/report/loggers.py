@@ -14,6 +14,7 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from lit_cifar.report import figures
 from lit_cifar.report.hyperparameters import hyperparameters
 from lit_cifar.runs.card import RunCard, describe
+from lit_cifar.runs.folder import RunLogger, settings_summary
 from lit_cifar.training.classifier import LitClassifier
 
 OF_TRAINING = {"training": "train/curves", "training images": "train/images"}
@@ -44,7 +45,12 @@ def log_hyperparameters(trainer: Trainer, module: LitClassifier, epochs: float) 
         known: Mapping[str, str] = {}
         if isinstance(logger, MLFlowLogger):  # a run that goes on may have some, and MLflow refuses other values
             known = logger.experiment.get_run(logger.run_id).data.params
-        logger.log_hyperparams({name: value for name, value in settings.items() if name not in known})
+        given = {name: value for name, value in settings.items() if name not in known}
+        if isinstance(logger, TensorBoardLogger) and not isinstance(logger, RunLogger):
+            logger.log_hyperparams(given, {})  # for hparams.yaml; by default, it logs a metric without meaning
+            logger.experiment.file_writer.add_summary(settings_summary(given))
+        else:
+            logger.log_hyperparams(given)
 
 
 def log_figures(loggers: Sequence[Logger], drawn: Mapping[str, Figure], step: int) -> None:

@@ -119,15 +119,13 @@ class RunLogger(TensorBoardLogger):
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
         """Writes what TensorBoard's HPARAMS tab shows of this run, beside the last values of its curves.
 
-        The table has the columns of all runs together, unless each run lists the columns, as with Lightning's logger:
-        then it has those of the first run. And it shows the first settings in a run, so a resumed run replaces them.
+        It shows the first settings in a run, so a resumed run replaces them.
         """
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
-        from torch.utils.tensorboard.summary import hparams
 
         content, now = io.BytesIO(), time.time()
-        for event in ({"file_version": "brain.Event:2"}, {"summary": hparams(dict(params), {})[1]}):
+        for event in ({"file_version": "brain.Event:2"}, {"summary": settings_summary(params)}):
             RecordWriter(content).write(Event(wall_time=now, **event).SerializeToString())
         write_whole(Path(self.log_dir, HYPERPARAMETERS), content.getvalue())
 
@@ -143,6 +141,17 @@ class RunLogger(TensorBoardLogger):
         except UserError:
             if status == "success":  # otherwise the run has failed already, with an error that says more
                 raise
+
+
+def settings_summary(settings: Mapping[str, Any]) -> Any:
+    """Returns what an event file holds of a run's settings.
+
+    TensorBoard's table has the columns of all runs together, or, if each run lists its columns, as Lightning's logger
+    does, those of the first one.
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    return hparams(dict(settings), {})[1]
 
 
 class PlainFolder(Logger):
