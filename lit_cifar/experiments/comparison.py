@@ -182,8 +182,9 @@ def conclusions(statistics: Mapping[str, Any], variants: Sequence[Mapping[str, A
     if "detectable" in statistics:
         pairs, needed = statistics["pairs"], statistics["seeds_to_tell_0.1_points"]
         said.append(
-            f"How many seeds? {pairs} seeds tell differences from about {statistics['detectable'] / POINT:.2g} percentage points "
-            f"on apart (in 80 of 100 cases); to tell {TOLD / POINT:g} percentage points takes about {needed:,} seeds in all."
+            f"How many seeds? {pairs} seeds tell differences from about {statistics['detectable'] / POINT:.2g} "
+            f"percentage points on apart (in 80 of 100 cases); to tell {TOLD / POINT:g} percentage points takes "
+            f"about {needed:,} seeds in all."
         )
     if len({json.dumps(_data(each), sort_keys=True) for each in variants}) > 1:
         said.append(
