@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsing import chromium, needs_chromium
 from drawing import Page, described, some_images
 from PIL import Image
 from torch import Tensor
 
+from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.evaluation.confidence import RANKED
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.report import charts, figures
@@ -222,3 +224,35 @@ def test_settings_that_differ_from_the_defaults_of_their_classes_are_listed() ->
         ("model.optimizer.lr", "0.1", "0.001"),
         ("trainer.max_epochs", "2", "none"),
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@needs_chromium
+def test_the_page_works_by_keyboard_without_its_script_on_a_phone_and_prints_on_five_sheets(tmp_path: Path) -> None:
+    logits, labels = some_logits(1000, 10)
+    report = described(logits, labels, list(CIFAR10_CLASSES))
+    path = tmp_path / "report.html"
+    path.write_text(render_page(report, some_images(1000), logits, "CIFAR-10"), encoding="utf-8")
+    with chromium(tmp_path / "chromium") as page:
+        for width in (390, 1280):
+            page.set_viewport_size({"width": width, "height": 844})
+            page.goto(path.as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        page.click("#classes ~ table button:text('F1')")
+        shown = "[...document.querySelectorAll('#classes ~ table tbody td:last-child')].map(cell => cell.dataset.value)"
+        values = [float(value) for value in page.evaluate(shown)]
+        assert values == sorted(values, reverse=True)
+        assert page.get_attribute("#classes ~ table th:last-child", "aria-sort") == "descending"
+        page.evaluate("document.querySelector('script').remove()")  # what follows needs none
+        small = page.evaluate("document.querySelector('.images img').width")
+        page.focus(".images summary >> nth=0")
+        page.keyboard.press("Enter")
+        assert page.is_visible(".images table >> nth=0")
+        assert page.evaluate("document.querySelector('.images img').width") > 2 * small
+        page.focus("#confusion ~ table a >> nth=0")
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.querySelector(':target').tagName") == "H3"
+        for sheet in ("A4", "Letter"):
+            printed = page.pdf(format=sheet)
+            assert 1 < len(re.findall(rb"/Type\s*/Page\b", printed)) <= 5

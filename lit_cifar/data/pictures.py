@@ -33,6 +33,7 @@ from lit_cifar.data.progress_bar import progress_bar
 from lit_cifar.errors import UsageError, UserError
 
 FILES_PER_PART = 250  # of 32 pixels: 20 ms of decoding, and a batch for a network
+LARGEST_EXACT = 64  # pixels, of a picture that a page has as PNG: 13 kB
 MANY = 1000  # number of files from which on starting processes pays
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -169,6 +170,15 @@ def png(pixels: Tensor) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG")
     return file.getvalue()
+
+
+def picture_url(pixels: Tensor) -> str:
+    """Returns uint8 `[3, H, W]` as a URL for a web page: exact if it is small, otherwise as a JPEG."""
+    if max(pixels.shape) <= LARGEST_EXACT:
+        return data_url(png(pixels))
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def data_url(png: bytes) -> str:

@@ -11,7 +11,7 @@ import yaml
 from markupsafe import Markup, escape
 from torch import Tensor
 
-from lit_cifar.data.pictures import data_url, png
+from lit_cifar.data.pictures import picture_url
 from lit_cifar.evaluation.wording import judged, percent
 from lit_cifar.report import page_charts, pages
 from lit_cifar.report.settings import changed_settings
@@ -23,6 +23,7 @@ CONFUSED = 10  # of those
 MOST = 250  # classes of the folded matrix: 62,500 cells
 MOST_CHANCES = 100  # rows of an image's probabilities
 SHOWN = 0.0005  # what is less is 0.0 %, and not listed if there are many classes
+LONGEST = 50  # letters of a folder's name in the title
 SHADE = 0.6  # of a cell with the most confusions: darker, its text would have too little contrast
 
 
@@ -69,7 +70,8 @@ def render_page(
     """
     curves, reliability, confusion = page_charts.curves(report), page_charts.reliability(report), _confusion(report)
     if report["dataset"] == "folder" and Path(report["data_root"]).name:
-        data = f"the folder {Path(report['data_root']).name}"  # its path stands below, and would break here
+        name = Path(report["data_root"]).name  # the path stands below, and would break here
+        data = f"the folder {name if len(name) <= LONGEST else name[:LONGEST] + '…'}"
     side = images.shape[-1]
     sections = {
         "training": ("Training", curves),
@@ -98,7 +100,7 @@ def render_page(
         side=side * max(1, 96 // side),
         unchanged=UNCHANGED,
         judged=judged,
-        picture=lambda image: data_url(png(images[image])),
+        picture=lambda image: picture_url(images[image]),
         chances=lambda image: _chances(logits[image], list(report["class_f1"])),
     )
 
