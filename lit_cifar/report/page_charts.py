@@ -81,7 +81,7 @@ def _hints(title: str, curves: Mapping[str, Sequence[Any]], per_epoch: float) ->
 
 
 def _value(title: str, value: float | None) -> str:
-    return "not a number" if value is None else percent(value) if title == "Accuracy" else f"{value:.3g}"
+    return "not a number" if value is None else percent(value) if title == "Accuracy" else f"{value:.4g}"
 
 
 def _described(title: str, name: str, curve: Sequence[Any], per_epoch: float) -> str:
