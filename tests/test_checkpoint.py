@@ -57,7 +57,8 @@ def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictu
     after = EventAccumulator(str(folder)).Reload()
     for tag in before.Tags()["scalars"]:
         points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]
-        assert points[0] == points[1], tag
+        # a resumed run's clock goes on while it begins
+        assert len(points[0]) == len(points[1]) == 1 if tag == "fit_seconds" else points[0] == points[1], tag
     assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 8
 
 
