@@ -91,9 +91,9 @@ function classRow({ name, probability, percent, label }, answer, isTruth) {
   if (answer.map) {
     const radio = element("input", { type: "radio", name: "class", checked: label === answer.label });
     radio.addEventListener("change", () => chooseMap(answer.pixels, label));
-    title.append(radio, " ");
+    title.append(radio);
   }
-  title.append(isTruth ? `${name} (actual)` : name);
+  title.append(element("span", { textContent: isTruth ? `${name} (actual)` : name }));
   return element(answer.map ? "label" : "div", { className: "class" }, title,
     element("div", { className: "track" }, bar), element("span", { className: "number", textContent: percent }));
 }
