@@ -69,7 +69,7 @@ function show(answer, { name, truth }) {
   const [width, height] = answer.size.map((side) => side.toLocaleString("en"));
   $("preview").src = answer.preview;
   $("preview").className = Math.max(...answer.size) < 200 ? "tiny" : "";
-  $("preview-caption").textContent = `${name}: ${width} × ${height} pixels`;
+  $("preview-caption").textContent = `${name}: ${width}\u00a0×\u00a0${height}\u00a0pixels`;
   $("pixels").src = answer.pixels;
   showMap(answer);
   const found = answer.classes.map((each, label) => ({ ...each, label })).sort((a, b) => b.probability - a.probability);
@@ -91,9 +91,9 @@ function classRow({ name, probability, percent, label }, answer, isTruth) {
   if (answer.map) {
     const radio = element("input", { type: "radio", name: "class", checked: label === answer.label });
     radio.addEventListener("change", () => chooseMap(answer.pixels, label));
-    title.append(radio, " ");
+    title.append(radio);
   }
-  title.append(isTruth ? `${name} (actual)` : name);
+  title.append(element("span", { textContent: isTruth ? `${name} (actual)` : name }));
   return element(answer.map ? "label" : "div", { className: "class" }, title,
     element("div", { className: "track" }, bar), element("span", { className: "number", textContent: percent }));
 }
@@ -209,8 +209,8 @@ async function start() {
   document.title = `${about.run}: try it`;
   const facts = { Run: about.run, Network: about.net, Data: about.data, Accuracy: about.accuracy };
   for (const [term, text] of Object.entries(facts)) $("about").append(element("dt", { textContent: term }), element("dd", { textContent: text }));
-  for (const each of document.querySelectorAll(".size")) each.textContent = `${about.size} × ${about.size}`;
-  $("pixels").alt = `The picture as the network sees it, ${about.size} × ${about.size} pixels`;
+  $("pixels-caption").textContent = `What the network sees: ${about.size}\u00a0×\u00a0${about.size}\u00a0pixels`;
+  $("pixels").alt = "The picture as the network sees it";
   $("legend-colours").src = about.legend;
   $("file").accept = about.accept;
   startGallery(about, look);
