@@ -37,7 +37,7 @@ UNACTIONABLE = (
     r"`LightningModule.configure_optimizers` returned `None`",  # the data-parallel demonstration learns nothing
     r"torch.distributed.nn.functional.all_gather is deprecated",  # Lightning 2.6 with torch 2.14
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning 2.6 with torch 2.14
-    r"It is recommended to use `self.log\('(loss|accuracy|val|test|step)",  # torchmetrics has already summed over the devices
+    r"It is recommended to use `self.log\('(loss|accuracy|val|test|step)",  # torchmetrics has summed over the devices
     r"`ModelCheckpoint\(monitor='accuracy/val'\)` could not find",  # --trainer.max_steps may end before validation
     r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its own folder
     r"When using `Trainer\(accumulate_grad_batches != 1\)` and overriding",  # LitClassifier is made for it
