@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,12 @@ def wrap(text: str, width: float, lines: int, size: float = TEXT_SIZE) -> str:
 
 def width_of(text: str, size: float = TEXT_SIZE, bold: bool = False) -> float:
     """Returns the width of a line of text in points."""
-    font = FontProperties(family=fonts.families(), size=size, weight="bold" if bold else "normal")
+    return _width_in(tuple(fonts.families()), text, size, bold)
+
+
+@lru_cache(10_000)
+def _width_in(families: tuple[str, ...], text: str, size: float, bold: bool) -> float:
+    font = FontProperties(family=families, size=size, weight="bold" if bold else "normal")
     return text_to_path.get_text_width_height_descent(text, font, False)[0]
 
 
