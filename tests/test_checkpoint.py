@@ -59,7 +59,7 @@ def test_a_finished_run_that_is_resumed_shows_its_test_once(trained: Path, pictu
         points = [[(event.step, event.value) for event in events.Scalars(tag)] for events in (before, after)]
         # a resumed run's clock goes on while it begins
         assert len(points[0]) == len(points[1]) == 1 if tag == "fit_seconds" else points[0] == points[1], tag
-    assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 8
+    assert [len(after.Images(tag)) for tag in after.Tags()["images"]] == [1] * 9
 
 
 @pytest.mark.slow

@@ -55,6 +55,8 @@ def test_the_tutorial_runs_in_a_notebook_shows_its_report_and_runs_again(
     assert not [output for output in printed if output.output_type == "stream" and output.name == "stderr"]
     assert printed[-1].text == "notebook-devices\n"
     assert "\x1b[2K" not in "".join(output.get("text", "") for output in printed)  # no bars of `!python`
+    (grid,) = [cell for cell in notebook.cells if "image_grid(" in cell.source]
+    assert "image/png" in grid.outputs[-1].data
     tests = [cell for cell in notebook.cells if "trainer.test(" in cell.source]
     assert len(tests) == 2
     for cell in tests:

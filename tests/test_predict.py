@@ -70,7 +70,7 @@ def test_the_classes_that_were_learnt_are_found_in_pictures_of_other_sizes(predi
     first = next(line for line in result.out.splitlines() if line.startswith("airplane.jpg"))
     values = dict(zip(SHOWN_CLASSES, map(float, rows()["airplane.jpg"][1:]), strict=True))
     ranked = sorted(values, key=lambda name: -values[name])
-    shown = [f"{name} {values[name] * 100:.1f} %" for name in ranked]
+    shown = [f"{name} ({values[name] * 100:.1f} %)" for name in ranked]
     assert " ".join(first.split()) == f"airplane.jpg {shown[0]} {shown[1]}, {shown[2]}"
 
 

@@ -78,6 +78,9 @@ class Picture(Figure):
                 text.set_fontfamily(fonts.families())
         super().draw(renderer)
 
+    def _repr_png_(self) -> bytes:  # below the cell of a notebook
+        return png(self)
+
 
 def blank(width: float, height: float, title: str = "") -> Figure:
     """Returns a figure of this size in pixels. With a title, it arranges its axes by itself."""
@@ -257,9 +260,14 @@ def sentence(text: str, title: str) -> Figure:
     return figure
 
 
-@drawing()
 def save(figure: Figure, path: Path, flag: str = RUNS_FLAG) -> Path:
     """Writes a PNG, whole or not at all, and returns its path. Raises UserError, which names `flag`, if it can't."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi="figure", metadata={"Software": None})
-    return write_whole(path, png.getvalue(), flag)
+    return write_whole(path, png(figure), flag)
+
+
+@drawing()
+def png(figure: Figure) -> bytes:
+    """Returns a PNG file."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi="figure", metadata={"Software": None})
+    return file.getvalue()
