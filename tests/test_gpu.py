@@ -233,7 +233,7 @@ def test_the_demo_classifies_as_on_a_cpu(undisturbed: Path) -> None:
     answers = []
     for place in ("cpu", DEVICE):
         classifier = LitClassifier.load_from_checkpoint(last(undisturbed), map_location=place)
-        with serving(make_app(classifier, None, "", ["127.0.0.1"])) as port:
+        with serving(make_app(classifier, {}, None, "", ["127.0.0.1"])) as port:
             status, body = ask(port, "/predict", picture())
         assert status == 200, body
         answers.append({each["name"]: each["probability"] for each in json.loads(body)["classes"]})

@@ -69,7 +69,7 @@ def load(config: Any, test_time_augmentation: Views | None = None) -> tuple[Chec
     if named and classifier.card:
         classifier.card = replace(classifier.card, net=classifier.card.net | {"class_path": named})
     require_normalization(classifier)
-    classifier.tested = Tested.of(checkpoint.path, checkpoint.history["trained"], None)
+    classifier.tested = Tested.of(checkpoint.path, checkpoint.trained, None)
     return checkpoint, classifier
 
 

@@ -25,7 +25,7 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from lit_cifar.data.files import whole
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.runs.card import LABELS, RunCard
-from lit_cifar.runs.state import RUNS
+from lit_cifar.runs.state import RUNS, is_number
 
 KEY = "lit_cifar"
 """Where a checkpoint holds what Lightning knows nothing about."""
@@ -49,6 +49,13 @@ class Checkpoint:
     def history(self) -> dict[str, Any]:
         """State of the training's history."""
         return self.content[KEY]["history"]
+
+    @property
+    def trained(self) -> dict[str, float]:
+        """How long the training took, as `epochs` and `steps`; 0 if the file doesn't say it."""
+        trained = self.history.get("trained")
+        found = trained if isinstance(trained, dict) else {}
+        return {name: found[name] if is_number(found.get(name)) else 0 for name in ("epochs", "steps")}
 
     @property
     def mlflow_run(self) -> str | None:

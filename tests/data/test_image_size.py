@@ -19,7 +19,9 @@ from lit_cifar.data.image_files import Resize, Scaling
 from lit_cifar.data.image_folder import cache_name
 from lit_cifar.data.pictures import to_pixels
 from lit_cifar.data.sources import open_images
-from lit_cifar.deploy.demo.looking import look, make_gallery
+from lit_cifar.deploy.demo.gallery import make_gallery
+from lit_cifar.deploy.demo.looking import look
+from lit_cifar.deploy.demo.reading import read
 from lit_cifar.deploy.standalone import Standalone
 from lit_cifar.errors import UsageError
 from lit_cifar.runs.card import RunCard
@@ -174,7 +176,7 @@ def test_exported_files_and_the_demo_scale_pictures_as_in_training(cli: Cli, tmp
     program = torch.export.load(tmp_path / "model.pt2").module()
     pixels = torch.from_numpy(np.array(Image.open(picture)))[None]
     torch.testing.assert_close(program(pixels)[0], expected)
-    answer = look(classifier, picture.read_bytes())
+    answer = look(classifier, read(picture.read_bytes(), picture.name, classifier.scaling), None, None)
     torch.testing.assert_close(torch.tensor([each["probability"] for each in answer["classes"]]), expected)
     gallery, _ = make_gallery(classifier, root)
     assert gallery and gallery.images.shape[1:] == (3, 64, 64)

@@ -10,11 +10,11 @@ import pytest
 import torch
 from browsing import chromium, needs_chromium
 from playwright.sync_api import Page, Route, expect
-from serving import classifier_of, picture, serving
+from serving import page_of, picture, serving
 from test_demo_page import give
 
-from lit_cifar.deploy.demo.looking import Gallery
-from lit_cifar.deploy.demo.server import BUSY, make_app
+from lit_cifar.deploy.demo.gallery import Gallery
+from lit_cifar.deploy.demo.server import BUSY
 from lit_cifar.nets.tutorial import Net
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_chromium]
@@ -27,7 +27,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """A page of an untrained network and sixty test images; no error of its script may go unsaid."""
     torch.manual_seed(0)
     images, labels = torch.randint(0, 256, (60, 3, 32, 32), dtype=torch.uint8), torch.arange(60) % 10
-    app = make_app(classifier_of(Net()), Gallery("Test images", images, labels, labels.roll(1)), "", ["127.0.0.1"])
+    app = page_of(Net(), Gallery("Test images", images, labels, labels.roll(1), torch.full((60,), 0.5)))
     errors: list[str] = []
     with serving(app) as port, chromium(tmp_path_factory.mktemp("chromium")) as page:
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -44,7 +44,7 @@ def message(page: Page) -> Iterator[None]:
         page.unroute_all()
         page.reload()
         page.locator("body[data-ready]").wait_for()
-        give(page, "drop", picture())
+        give(page, "drop", {"a.png": picture()})
         expect(page.locator("#result")).to_be_visible()
         expect(page.locator("#message")).to_be_hidden()
         if not _:
@@ -82,8 +82,8 @@ UNREADABLE = "The server's answer is unreadable (status {}). Reload the page."
 def test_an_answer_that_cannot_be_read_is_told_and_hides_the_old_result(
     page: Page, tmp_path: Path, status: int, body: str, sentence: str
 ) -> None:
-    page.route("**/predict", lambda route: route.fulfill(status=status, body=body))
-    give(page, "drop", picture())
+    page.route(re.compile("/predict"), lambda route: route.fulfill(status=status, body=body))
+    give(page, "drop", {"a.png": picture()})
     expect(page.locator("#message")).to_have_text(sentence)
     expect(page.locator("#result")).to_be_hidden()
     look(page, tmp_path, f"answer-{status}")
@@ -91,8 +91,8 @@ def test_an_answer_that_cannot_be_read_is_told_and_hides_the_old_result(
 
 @pytest.mark.usefixtures("message")
 def test_a_server_that_is_gone_is_told(page: Page, tmp_path: Path) -> None:
-    page.route("**/predict", lambda route: route.abort())
-    give(page, "drop", picture())
+    page.route(re.compile("/predict"), lambda route: route.abort())
+    give(page, "drop", {"a.png": picture()})
     expect(page.locator("#message")).to_have_text(GONE)
     expect(page.locator("#result")).to_be_hidden()
     look(page, tmp_path, "gone")
@@ -100,7 +100,7 @@ def test_a_server_that_is_gone_is_told(page: Page, tmp_path: Path) -> None:
 
 def test_a_server_that_goes_in_the_middle_of_its_answer_is_told(page: Page) -> None:
     """One that serves the page, and half of an answer."""
-    app = make_app(classifier_of(Net()), None, "", ["127.0.0.1"])
+    app = page_of(Net())
 
     async def half(scope: Any, receive: Any, send: Any) -> None:
         if scope["path"] != "/predict":
@@ -114,7 +114,7 @@ def test_a_server_that_goes_in_the_middle_of_its_answer_is_told(page: Page) -> N
         another = page.context.new_page()
         another.goto(f"http://127.0.0.1:{port}")
         another.locator("body[data-ready]").wait_for()
-        give(another, "drop", picture())
+        give(another, "drop", {"a.png": picture()})
         expect(another.locator("#message")).to_have_text(GONE)
         another.close()
 
@@ -123,8 +123,7 @@ def test_a_server_that_goes_in_the_middle_of_its_answer_is_told(page: Page) -> N
 def test_a_camera_without_a_picture_is_told(page: Page, tmp_path: Path) -> None:
     page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (call) => call(null); }")
     page.locator("#camera").click()
-    page.locator("#camera", has_text="Take it").wait_for()
-    page.locator("#camera").click()
+    page.locator("#take").click()
     expect(page.locator("#message")).to_have_text(re.compile("^The camera gave no picture"))
     expect(page.locator("#result")).to_be_hidden()
     look(page, tmp_path, "camera")
@@ -151,7 +150,7 @@ def test_an_image_of_the_gallery_that_fails_is_told_and_leaves_its_place(page: P
     for index, sentence in (
         (1, "The gallery has no such image. Reload the page."),
         (2, GONE),
-        (3, re.compile("not a picture")),
+        (3, re.compile("^test image is not an image")),
     ):
         buttons.nth(index).click()
         expect(page.locator("#message")).to_have_text(sentence)

@@ -18,7 +18,7 @@ from lit_cifar.report.tables import plural, printable
 from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.catalog import LARGEST_REPORT, read_run
 from lit_cifar.runs.checkpoint import Checkpoint
-from lit_cifar.runs.state import is_number, read_json
+from lit_cifar.runs.state import read_json
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.tested import Tested
 
@@ -76,17 +76,14 @@ def describe_run(checkpoint: Checkpoint) -> dict[str, str]:
     """Returns run, network, data and accuracy as the page's header says them. Files beside it are not trusted."""
     card, path = checkpoint.card, checkpoint.path.resolve()
     folder = path.parents[1]
-    trained = checkpoint.history.get("trained")
-    if not isinstance(trained, dict) or not all(is_number(trained.get(key)) for key in ("epochs", "steps")):
-        trained = {}
-    epochs = trained.get("epochs", 0)
-    after = f" after {plural(int(epochs) if epochs % 1 == 0 else round(epochs, 2), 'epoch')}" if trained else ""
+    epochs = checkpoint.trained["epochs"]
+    after = f" after {plural(int(epochs) if epochs % 1 == 0 else round(epochs, 2), 'epoch')}" if epochs else ""
     run = f"{folder.parent.name}/{folder.name}" if path.parent.name == "checkpoints" else card.recipe
     return {
         "run": printable(f"{run}, {path.name}{after}"),
         "net": net_name(card.net),
         "data": _data(card),
-        "accuracy": _accuracy(checkpoint, folder, trained),
+        "accuracy": _accuracy(checkpoint, folder),
     }
 
 
@@ -98,17 +95,17 @@ def _data(card: RunCard) -> str:
     return f"{title}{coarse}: {len(card.classes)} classes{images}"
 
 
-def _accuracy(checkpoint: Checkpoint, folder: Path, trained: dict[str, Any]) -> str:
+def _accuracy(checkpoint: Checkpoint, folder: Path) -> str:
     """Returns the accuracy on the test images, if report.json is about this checkpoint, or on validation images."""
     run = read_run(folder)
     with suppress(UserError):
         report = read_json(folder / "report.json", LARGEST_REPORT) or {}
         others = checkpoint.path.name != "best.ckpt" and checkpoint.path.with_name("best.ckpt").exists()
         before = "checkpoint_step" not in report and not others  # of version 0.2
-        if run.test_accuracy is not None and (before or report.get("checkpoint_step") == trained.get("steps")):
+        if run.test_accuracy is not None and (before or report.get("checkpoint_step") == checkpoint.trained["steps"]):
             bounds = f" (95 % interval: {interval(*run.test_interval)})" if run.test_interval else ""
             return f"{percent(run.test_accuracy)} of the test images{bounds}"
-    validated = Tested.of(None, trained, checkpoint.history.get("validated")).validated if trained else None
+    validated = Tested.of(None, checkpoint.trained, checkpoint.history.get("validated")).validated
     if validated:
         found, total = validated.correct, validated.images
         bounds = interval(*wilson(found, total))
