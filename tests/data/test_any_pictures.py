@@ -202,7 +202,7 @@ def test_a_folder_without_test_images_is_trained_on_and_says_that_nothing_was_te
         assert refusal.failed(2, "data-missing", str(pictures), "test/<class>/")
     assert cli("validate", "--ckpt_path=best", f"--data.root={pictures}").code == 0
     assert "train images in" in cli("export", "--format=torch", f"--data.root={pictures}").out
-    assert sorted(path.name for path in run.parent.iterdir()) == ["version_0", "version_1"]  # of fit and validate
+    assert sorted(path.name for path in run.parent.iterdir()) == ["version_0"]  # validate leaves no run
 
 
 def test_show_needs_no_images_to_hold_out(cli: Cli, pictures: Path, tmp_path: Path) -> None:
