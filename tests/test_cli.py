@@ -55,6 +55,8 @@ def test_test_needs_nothing_but_the_checkpoint_and_the_data(cli: Cli, pictures: 
     assert result.code == 0, result.err
     again = json.loads((out / "lightning_logs" / "tutorial" / "version_0" / "report.json").read_text())
     assert again["confusion_matrix"] == json.loads((run / "report.json").read_text())["confusion_matrix"]
+    page = (out / "lightning_logs" / "tutorial" / "version_0" / "report.html").read_text()
+    assert '<th scope="row">optimizer.lr</th><td>0.001</td></tr>' in page  # of the training, by the checkpoint's card
 
 
 MISTAKES: list[tuple[list[str], str, tuple[str, ...]]] = [

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from browsing import chromium, needs_chromium
 from drawing import Page, described, some_images
 from PIL import Image
@@ -216,7 +217,7 @@ def test_settings_that_differ_from_the_defaults_of_their_classes_are_listed() ->
         "model": {"net": net, "optimizer": optimizer, "loss": loss, "sides": [], "slice_size": 0},
         "trainer": {"max_epochs": 2, "max_steps": -1, "enable_progress_bar": False, "logger": None},
     }
-    assert changed_settings(config) == [
+    assert changed_settings(yaml.safe_dump(config)) == [
         ("data.flip", "true", "false"),
         ("data.normalize", "[[0.5, 0.5, 0.5], [0.25, 0.25, 0.25]]", "half"),
         ("model.net", "Net", "–"),

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from markupsafe import Markup, escape
 from torch import Tensor
 
 from lit_cifar.data.pictures import picture_url
 from lit_cifar.evaluation.wording import judged, percent
 from lit_cifar.report import page_charts, pages
-from lit_cifar.report.settings import changed_settings
+from lit_cifar.report.settings import Setting
 from lit_cifar.report.tables import how_chosen
 from lit_cifar.runs.card import UNCHANGED
 
@@ -56,7 +55,13 @@ class Confusion(NamedTuple):
 
 
 def render_page(
-    report: dict[str, Any], images: Tensor, logits: Tensor, data: str, run: str = "", config: str = ""
+    report: dict[str, Any],
+    images: Tensor,
+    logits: Tensor,
+    data: str,
+    run: str = "",
+    settings: Sequence[Setting] = (),
+    config: str = "",
 ) -> str:
     """Returns report.html of a report.
 
@@ -66,6 +71,7 @@ def render_page(
         logits: Those of the images, `[N, C]`.
         data: Title of the data set.
         run: Name of the run folder.
+        settings: Those of the training.
         config: Content of config.yaml.
     """
     curves, reliability, confusion = page_charts.curves(report), page_charts.reliability(report), _confusion(report)
@@ -95,7 +101,7 @@ def render_page(
         reliability=reliability,
         confusion=confusion,
         sections=[(name, title) for name, (title, is_there) in sections.items() if is_there],
-        changed=changed_settings(yaml.safe_load(config) or {}) if config else [],
+        changed=settings,
         config=config,
         side=side * max(1, 96 // side),
         unchanged=UNCHANGED,

@@ -29,6 +29,7 @@ from lit_cifar.nets import net_name
 from lit_cifar.report import charts, curves, figures, notebook, tables
 from lit_cifar.report.loggers import log_figures, log_hyperparameters, planned_epochs
 from lit_cifar.report.page import render_page
+from lit_cifar.report.settings import changed_settings, known_settings
 from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
@@ -90,7 +91,7 @@ class RunReport(Callback):
             data = pl_module.datamodule
             answers = read_answers(logits, data.images.test.labels)
             report = make_report(trainer, pl_module, test_seconds, answers, folder)
-            written = _write(folder, pl_module, report, answers, logits) if folder else []
+            written = _write(folder, pl_module, report, answers, logits, self._trained) if folder else []
             tables.print_accuracies("test image", report["confusion_matrix"], report, data.title)
             tables.print_drawn_box(data.images)
             if written:
@@ -251,8 +252,13 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers, logits: Tensor) -> list[Path]:
-    """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths."""
+def _write(
+    folder: Path, module: LitClassifier, report: dict[str, Any], answers: Answers, logits: Tensor, trained: bool
+) -> list[Path]:
+    """Writes report.json, PNGs and report.html into the run folder and logs the figures; returns the paths.
+
+    After a training, config.yaml has its settings; after `test`, the checkpoint's card.
+    """
     write_whole(folder / "report.json", json.dumps(report, indent=2) + "\n")
     data, title, recorded = module.datamodule, module.datamodule.title, report["curves"].values()
     images, sample = data.images.test.images, entries(answers, data.classes, _spread(len(answers.labels)))
@@ -271,7 +277,8 @@ def _write(folder: Path, module: LitClassifier, report: dict[str, Any], answers:
     paths = {name: figures.save(figure, folder / f"{name}.png") for name, figure in sorted(drawn.items())}
     config = folder / "config.yaml"  # written by the command line
     recipe = config.read_text(encoding="utf-8") if config.exists() else ""
-    page = render_page(report, images, logits, title, "/".join(folder.parts[-2:]), recipe)
+    settings = changed_settings(recipe) if trained and recipe else known_settings(cast(RunCard, module.card))
+    page = render_page(report, images, logits, title, "/".join(folder.parts[-2:]), settings, recipe)
     write_whole(folder / "report.html", page)
 
     train, indices, *_ = data.training_set

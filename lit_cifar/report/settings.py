@@ -1,4 +1,4 @@
-"""Which settings in config.yaml differ from the defaults of the classes that have them."""
+"""The settings of a training as report.html lists them: those that differ from the defaults."""
 
 import inspect
 import sys
@@ -7,10 +7,12 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import nn
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.runs.card import describe, plain
+from lit_cifar.report.hyperparameters import hyperparameters
+from lit_cifar.runs.card import RunCard, describe, plain
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.trainer import Trainer
 
@@ -27,15 +29,21 @@ class Setting(NamedTuple):
 
     name: str
     value: str
-    default: str
+    default: str = ""
 
 
-def changed_settings(config: Mapping[str, Any]) -> list[Setting]:
-    """Returns the settings in the content of config.yaml that differ from the defaults, in their order.
+def known_settings(card: RunCard) -> list[Setting]:
+    """Returns what a checkpoint's card says, by short names."""
+    return [Setting(name, str(value)) for name, value in hyperparameters(card).items()]
+
+
+def changed_settings(config: str) -> list[Setting]:
+    """Returns the settings in a config.yaml of ours that differ from the defaults, in their order.
 
     Arguments of a class are compared with its own defaults. No class is imported: those of a run are there already.
     """
-    found = [each for name, kind in SECTIONS.items() for each in _changed(name, _defaults(kind), config.get(name))]
+    given = yaml.safe_load(config)
+    found = [each for name, kind in SECTIONS.items() for each in _changed(name, _defaults(kind), given.get(name))]
     return [Setting(name, _shown(value), _shown(default)) for name, value, default in found if name not in ELSEWHERE]
 
 
