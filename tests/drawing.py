@@ -68,7 +68,9 @@ def trained(
         "curves": curves,
         "steps": max(step for step, _ in [(1, 0), *train, *val]),
         "epochs": epochs,
+        "steps_per_epoch": max(step for step, _ in [(1, 0), *train, *val]) / epochs if epochs else 0,
         "checkpoint_epoch": epochs / 2,
+        "checkpoint_step": max(step for step, _ in [(1, 0), *train, *val]) / 2,
         "chosen_by": "validation accuracy",
         "val_accuracy": 0.865,
     }

@@ -111,7 +111,7 @@ def labels_of(figure: Figure) -> list[str]:
 
 def test_long_curves_are_drawn_raw_and_smoothed_and_the_legend_says_over_how_many_epochs() -> None:
     val = [(225, 1.3), (450, 1.1)]
-    tested = "tested: epoch 1, chosen by validation accuracy (86.5 %)"
+    tested = "tested: after 1 epoch, chosen by validation accuracy (86.5 %)"
     figure = curves.training(trained(curve(450), val), "Training")
     smooth = "training images, smoothed over 0.08 epochs"  # 19 points of 2 / 450 epochs
     assert labels_of(figure) == ["training images", smooth, "validation images", tested]
@@ -255,3 +255,11 @@ def test_the_chart_of_learning_rates_marks_the_one_that_was_found() -> None:
     assert np.asarray(curve_.get_xydata())[:2].tolist() == [[0.001, 2.3], [0.01, 1.5]]
     assert np.asarray(found.get_xdata()).tolist() == [0.005, 0.005]
     assert labels_of(figure) == ["found: 0.005"]
+
+
+def test_a_long_curve_keeps_the_validation_that_was_tested_and_averages_training_batches() -> None:
+    curve = [(step, 0.9 if step == 150 else 0.5) for step in range(1, 401)]
+    thin = curves.thinned("accuracy/val", curve, 150)
+    assert len(thin) == 200
+    assert [150, 0.9] in thin
+    assert curves.thinned("accuracy/train", curve, 150)[74] == [150, 0.7]

@@ -2,24 +2,30 @@
 
 import json
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import Cli, checkpoint
+from conftest import Cli, checkpoint, refused
 from drawing import some_images
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from running import curves_in, shown_settings
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader, TensorDataset
 
-from lit_cifar import CIFAR10DataModule, LitClassifier
+from lit_cifar import CIFAR10DataModule, LitClassifier, RunReport, Trainer
+from lit_cifar.errors import UsageError
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.report.figures import image_grid
 from lit_cifar.report.hyperparameters import hyperparameters
-from lit_cifar.report.loggers import log_figures
+from lit_cifar.report.loggers import log_figures, planned_epochs
 from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.folder import RunLogger
+from lit_cifar.training.callbacks.checkpoints import BestCheckpoint
+from lit_cifar.training.history import TrainingRecord
 
 UNCHANGED = {
     **{"recipe": "python", "dataset": "drawn", "net": "Net", "optimizer": "SGD", "lr_scheduler": "none"},
@@ -136,3 +142,45 @@ def test_a_logger_without_a_needed_argument_is_told_in_a_sentence(cli: Cli) -> N
     assert result.code == 2
     assert all(name in result.err for name in ("--trainer.logger", "save_dir"))
     assert result.err.count("\n") == 1
+
+
+def test_points_logged_after_the_settings_are_read_by_a_tensorboard_that_is_open(tmp_path: Path) -> None:
+    logger = RunLogger(str(tmp_path), "run", default_hp_metric=False)
+    logger.log_metrics({"loss/train": 2.0}, 1)
+    logger.log_hyperparams({"mixup": 0.2, "layers": [64, 128]})
+    logger.save()
+    events = EventAccumulator(logger.log_dir)
+    events.Reload()
+    logger.log_metrics({"loss/train": 1.0}, 2)
+    logger.save()
+    events.Reload()
+    assert [point.step for point in events.Scalars("loss/train")] == [1, 2]
+    logger.finalize("success")
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "accumulated", "expected"),
+    [(2, -1, 1, 2), (-1, 3, 4, 1), (2, 15, 1, 1.5), (-1, -1, 1, inf)],
+)
+def test_planned_epochs_are_those_that_steps_allow(
+    max_epochs: int, max_steps: int, accumulated: int, expected: float
+) -> None:
+    trainer = Trainer(max_epochs=max_epochs, max_steps=max_steps, accumulate_grad_batches=accumulated, logger=False)
+    with patch.object(Trainer, "num_training_batches", 10):
+        assert planned_epochs(trainer) == expected
+
+
+def test_a_report_of_data_of_ones_own_is_refused_before_training() -> None:
+    trainer = Trainer(max_epochs=1, logger=False, enable_checkpointing=False, callbacks=RunReport())
+    data = DataLoader(TensorDataset(torch.rand(4, 3, 32, 32), torch.zeros(4).long()))
+    with refused(UsageError, "data-unfit", "RunReport", "CIFAR10DataModule"):
+        trainer.fit(LitClassifier(Net()), data)
+
+
+def test_curves_of_checkpoints_of_version_0_2_0_go_on_under_the_new_names() -> None:
+    before, after, trainer = TrainingRecord(), TrainingRecord(), Trainer(logger=False)
+    state = before.state_dict(trainer)
+    state["curves"] = {"train/loss": torch.tensor([[1, 2.5]]), "val/loss": torch.tensor([[2, 1.5]])}
+    after.load_state_dict(state, trainer)
+    assert (after.curves["loss/train"], after.curves["loss/val"]) == ([(1, 2.5)], [(2, 1.5)])
+    assert "val/accuracy" in BestCheckpoint().state_key  # under which its best score is found again

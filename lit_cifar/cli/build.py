@@ -158,7 +158,7 @@ def build(command: str, words: list[str], description: str) -> Run:
                 best = None  # weights are averaged after the last validation, and it is the average that is tested
         refuse_overwriting(_asked(made.trainer.callbacks), Path(config.trainer.default_root_dir or "."))
         callbacks.append(LastCheckpoint(config.checkpoint_seconds))  # after the best, whose state it saves
-    if not made.trainer.fast_dev_run:
+    if not made.trainer.fast_dev_run and command != "validate":
         callbacks.append(WholeConfig(parser.dump(config, skip_unset=False)))
         if command == "fit":
             callbacks.append(RunStateWriter(note))

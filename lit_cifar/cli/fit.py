@@ -44,14 +44,11 @@ def carry_out(command: str, run: Run, tests: bool = True) -> None:
         assert isinstance(run.model, LitClassifier)
         _take_tested_weights(run, run.model)
         if not tests or not len(run.model.datamodule.images.test.labels):
-            if run.trainer.is_global_zero:
-                trained = run.model.record.trained
-                tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
-                if tests:
-                    tables.print_untested(run.model.datamodule.root)
-                    weights = describe_weights(run.model, None)
-                    tables.print_weights("Kept", weights)
-                    tables.print_validation(weights)
+            if tests and run.trainer.is_global_zero:
+                tables.print_untested(run.model.datamodule.root)
+                weights = describe_weights(run.model, None)
+                tables.print_weights("Kept", weights)
+                tables.print_validation(weights)
             return
         run.trainer.test(run.model, datamodule=run.data, verbose=False)
 

@@ -33,7 +33,7 @@ def process_settings() -> Iterator[None]:
     environment, is_collecting, frozen = dict(os.environ), gc.isenabled(), gc.get_freeze_count()
     os.environ.update(BEFORE_TORCH | environment)
     if "JPY_PARENT_PID" in environment:  # `!command` in a notebook: a terminal in which nothing can be drawn again
-        os.environ["TTY_COMPATIBLE"] = "0"
+        os.environ.setdefault("TTY_COMPATIBLE", "0")
     gc.disable()  # importing torch and Lightning makes a million objects and no garbage: 0.5 s of 4.5
     try:
         with _streams():

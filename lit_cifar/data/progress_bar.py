@@ -50,7 +50,7 @@ class NotebookProgress(Progress):
         from IPython.display import HTML
 
         now = time.monotonic()
-        if self._output is not None and (now >= self._next or self.finished):
+        if self._output is not None and (now >= self._next or any(task.finished for task in self.tasks)):
             self._next = now + SECONDS_BETWEEN_DRAWINGS
             self._output.update(HTML("".join(self._shown(task) for task in self.tasks if task.visible)))
 

@@ -54,18 +54,18 @@ def confused_pairs(answers: Answers, classes: Sequence[str], mistakes: Tensor) -
     Of each pair: the classes, how many `of` the images of its class were mistaken so, and its surest `images`.
     """
     pairs = answers.labels[mistakes] * len(classes) + answers.predicted[mistakes]
-    counts = torch.bincount(pairs, minlength=len(classes) ** 2)
+    found, counts = pairs.unique(return_counts=True)  # sorted, so that equal counts stand in the order of the classes
     of = torch.bincount(answers.labels, minlength=len(classes))
-    most = [pair for pair in counts.argsort(descending=True, stable=True)[:PAIRS].tolist() if counts[pair]]
+    most = counts.argsort(descending=True, stable=True)[:PAIRS]
     return [
         {
             "class": classes[pair // len(classes)],
             "predicted": classes[pair % len(classes)],
-            "count": int(counts[pair]),
+            "count": count,
             "of": int(of[pair // len(classes)]),
             "images": entries(answers, classes, mistakes[pairs == pair][:IMAGES_OF_A_PAIR]),
         }
-        for pair in most
+        for pair, count in zip(found[most].tolist(), counts[most].tolist(), strict=True)
     ]
 
 

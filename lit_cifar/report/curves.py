@@ -3,7 +3,9 @@
 They are drawn from the values of report.json, and compute no metric.
 """
 
+import math
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,11 +15,27 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from lit_cifar.evaluation.wording import percent
 from lit_cifar.report.figures import BLUE, DPI, GREY, INK, ORANGE, PERCENT, blank, drawing, sentence
-from lit_cifar.report.tables import VALIDATED, how_chosen, plural
+from lit_cifar.report.tables import VALIDATED, how_chosen, length, plural
 
+CURVE_POINTS = 200  # of each curve in report.json, of which `runs` reads a thousand
 SMOOTHED_FROM = 100  # points of a training curve
 MARKED_UP_TO = 40  # validations: the marks of more would hide their line
 HEIGHTS = {"loss": 2.6, "accuracy": 2.6, "learning rate": 1.2}  # of the panels, in inches
+
+
+def thinned(name: str, curve: Sequence[tuple[int, float]], tested: int) -> list[list[float | None]]:
+    """Returns (step, value) of a curve with up to CURVE_POINTS, which stand for as many neighbours each.
+
+    A point is the mean of its neighbours in a curve of training batches, else the last or that of the step `tested`.
+    A value that is not finite is None: JSON has no other word for it.
+    """
+    size = math.ceil(len(curve) / CURVE_POINTS)
+    groups = [curve[i : i + size] for i in range(0, len(curve), size or 1)]
+    if name.endswith("/train"):
+        points = [(group[-1][0], fmean(value for _, value in group)) for group in groups]
+    else:
+        points = [next((point for point in group if point[0] == tested), group[-1]) for group in groups]
+    return [[step, float(f"{value:.6g}") if math.isfinite(value) else None] for step, value in points]
 
 
 @drawing()
@@ -36,7 +54,8 @@ def training(report: dict[str, Any], title: str) -> Figure:
     panels = {name: lines for name, lines in panels.items() if any(line.size for line in lines)}
     if not panels:
         return sentence("Nothing was recorded.", title)
-    an_epoch = report["steps"] / report["epochs"] if report["epochs"] else 1.0  # in steps
+    an_epoch = report["steps_per_epoch"] or 1
+    tested = report["checkpoint_step"] / an_epoch
     last = max(steps.max() for lines in panels.values() for steps, _ in lines if steps.size) / an_epoch
 
     heights = [HEIGHTS[name] for name in panels]
@@ -56,9 +75,9 @@ def training(report: dict[str, Any], title: str) -> Figure:
             if name == "accuracy":
                 axes.yaxis.set_major_formatter(PERCENT)
         look: dict[str, Any] = {"color": INK, "linestyle": ":", "linewidth": 1.5, "zorder": 1.6}
-        axes.axvline(report["checkpoint_epoch"], label=_tested(report), **look)
+        axes.axvline(tested, label=_tested(report), **look)
 
-    parts[-1].set(xlabel="epoch", xlim=(0, 1.02 * max(last, report["checkpoint_epoch"])))
+    parts[-1].set(xlabel="epoch", xlim=(0, 1.02 * max(last, tested)))
     parts[-1].xaxis.set_major_locator(MaxNLocator(10, steps=[1, 2, 5, 10], integer=last >= 4))
     parts[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     above = parts[0].secondary_xaxis("top", functions=(lambda x: x * an_epoch, lambda x: x / an_epoch))
@@ -71,10 +90,11 @@ def training(report: dict[str, Any], title: str) -> Figure:
 
 
 def _tested(report: dict[str, Any]) -> str:
-    """Returns `tested: epoch 27, chosen by validation accuracy (86.5 %)`."""
+    """Returns `tested: after 27 epochs, chosen by validation accuracy (86.5 %)`."""
     chosen, accuracy = report["chosen_by"], report["val_accuracy"]
     value = f" ({percent(accuracy)})" if chosen == VALIDATED and accuracy is not None else ""
-    return f"tested: epoch {report['checkpoint_epoch']:g}, {how_chosen(chosen)}{value}"
+    after = length(report["checkpoint_epoch"], report["checkpoint_step"])
+    return f"tested: after {after}, {how_chosen(chosen)}{value}"
 
 
 def _draw(axes: Axes, train: np.ndarray, val: np.ndarray, an_epoch: float, most: float) -> None:
@@ -82,7 +102,7 @@ def _draw(axes: Axes, train: np.ndarray, val: np.ndarray, an_epoch: float, most:
     values = np.append(train[1], val[1])
     finite = values[np.isfinite(values)]
     low, high = _limits(finite) if len(finite) else (0, 1)
-    low, high = max(0, low), min(high, 1.02 * most)
+    low, high = low if (finite < 0).any() else max(0, low), min(high, 1.02 * most)
     axes.set_ylim(low, high)
     steps, raw = train
     if len(raw) > SMOOTHED_FROM:
@@ -118,7 +138,8 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], found: float
     finite = np.asarray(losses)[np.isfinite(losses)]
     if len(finite):
         low, high = _limits(finite)
-        axes.set_ylim(max(0, low), min(high, finite[0] * 1.5))
+        low = low if finite.min() < 0 else max(0, low)
+        axes.set_ylim(low, min(high, finite[0] + 0.5 * abs(finite[0])))
     return figure
 
 

@@ -23,9 +23,11 @@ OF_TRAINING = {"training": "train/curves", "training images": "train/images"}
 
 def planned_epochs(trainer: Trainer) -> float:
     """Returns how many epochs are to be trained, such as 1.25; infinite if only time ends the training."""
-    steps = trainer.num_training_batches / trainer.accumulate_grad_batches
-    limits = (float(trainer.max_epochs or -1), trainer.max_steps / steps if steps else -1)
-    return round(min((limit for limit in limits if limit >= 0), default=math.inf), 2)
+    batches, most = trainer.num_training_batches, math.inf
+    if trainer.max_steps >= 0 and batches and math.isfinite(batches):
+        most = trainer.max_steps / math.ceil(batches / trainer.accumulate_grad_batches)
+    epochs = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs >= 0 else math.inf
+    return round(min(epochs, most), 2)
 
 
 def log_hyperparameters(trainer: Trainer, module: LitClassifier, epochs: float) -> None:

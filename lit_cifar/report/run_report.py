@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -21,7 +20,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from lit_cifar.data.files import write_whole, writing
-from lit_cifar.errors import UserError
+from lit_cifar.errors import UsageError, UserError
 from lit_cifar.evaluation.confidence import RANKED, Answers, describe, entries, read_answers
 from lit_cifar.evaluation.metrics import class_scores
 from lit_cifar.evaluation.statistics import wilson
@@ -34,7 +33,6 @@ from lit_cifar.runs.card import RunCard
 from lit_cifar.runs.state import read_state
 from lit_cifar.training.classifier import LitClassifier
 
-CURVE_POINTS = 200  # of each curve in report.json, of which `runs` reads a thousand
 PAIRS = "Each row shows the surest of these mistakes, with the probability of the predicted class."
 MISTAKES = "The wrong predictions with the highest probability, highest first."
 SAMPLE = "Evenly spaced over the whole test set."
@@ -47,6 +45,11 @@ class RunReport(Callback):
 
     _test_started = 0.0
     _trained = False
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Raises UsageError for data or a module of which too little is known."""
+        if not isinstance(pl_module, LitClassifier) or pl_module.has_own_data:
+            raise UsageError("data-unfit", "RunReport needs a LitClassifier and a CIFAR10DataModule; leave it out")
 
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._trained = True
@@ -71,13 +74,15 @@ class RunReport(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         log_hyperparameters(trainer, pl_module, planned_epochs(trainer))
 
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.is_global_zero and not trainer.interrupted:
+            trained = pl_module.record.trained
+            tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
+
     def on_test_start(self, trainer: Trainer, pl_module: Any) -> None:
         if not self._trained:
             log_hyperparameters(trainer, pl_module, pl_module.record.trained["epochs"])
         if trainer.is_global_zero:
-            if self._trained:
-                trained = pl_module.record.trained
-                tables.print_finished(trained["epochs"], trained["steps"], trained["seconds"])
             weights = describe_weights(pl_module, None)
             tables.print_weights("Testing", weights)
             tables.print_validation(weights)
@@ -100,6 +105,7 @@ class RunReport(Callback):
             tables.print_result("Tested", "test image", report["confusion_matrix"], weights)
             if folder:
                 notebook.show(folder)
+        self._trained = False
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.is_global_zero and trainer.state.fn == "validate":
@@ -153,6 +159,8 @@ def make_report(
     epochs, loss = float(trained["epochs"]), float(results["loss"])
     matrix = results["confusion_matrix"]
     scores, right, total = class_scores(matrix, data.classes), int(matrix.trace()), int(matrix.sum())
+    weights = describe_weights(module, folder)
+    tested = weights["checkpoint_step"]
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "note": _note(folder),
@@ -170,6 +178,7 @@ def make_report(
         "parameters": sum(parameter.numel() for parameter in module.net.parameters()),
         "epochs": int(epochs) if epochs.is_integer() else epochs,
         "steps": trained["steps"],
+        "steps_per_epoch": trained.get("steps_per_epoch", 0) or (round(trained["steps"] / epochs) if epochs else 0),
         "batch_size": card.batch_size,
         "train_size": card.train_size or None,
         "changed_labels": card.changed_labels,
@@ -184,25 +193,14 @@ def make_report(
         "test_size": total,
         "test_accuracy": float(results["accuracy"]),
         "test_accuracy_interval": wilson(right, total),
-        **describe_weights(module, folder),
+        **weights,
         "class_accuracy": scores["class_recall"],
         "confusion_matrix": matrix.tolist(),
         **scores,
         **describe(answers, data.classes),
-        "curves": {name: _thinned(curve) for name, curve in module.record.curves.items()},
+        "curves": {name: curves.thinned(name, curve, tested) for name, curve in module.record.curves.items()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
-
-
-def _thinned(curve: Sequence[tuple[int, float]]) -> list[list[float | None]]:
-    """Returns up to CURVE_POINTS of (step, value), each the mean of as many neighbours, at the step of the last one.
-
-    A value that is not finite is None: JSON has no other word for it.
-    """
-    size = math.ceil(len(curve) / CURVE_POINTS)
-    groups = [curve[i : i + size] for i in range(0, len(curve), size or 1)]
-    means = [(group[-1][0], fmean(value for _, value in group)) for group in groups]
-    return [[step, float(f"{value:.6g}") if math.isfinite(value) else None] for step, value in means]
 
 
 def _note(folder: Path | None) -> str | None:

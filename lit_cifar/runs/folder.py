@@ -9,6 +9,7 @@ import io
 import shutil
 import threading
 import time
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from lit_cifar.data.files import PARTS, unwritable, write_whole, writing
 from lit_cifar.errors import UserError
 from lit_cifar.runs.state import LOCK
 
-HYPERPARAMETERS = "events.out.tfevents.hyperparameters"  # the file in which TensorBoard finds them
+HYPERPARAMETERS = "events.out.tfevents.0.hyperparameters"  # sorts first: TensorBoard leaves a file for a later one
 PATIENCE = 3  # seconds, for a run that was just told to end
 
 _held: dict[Path, FileLock] = {}
@@ -95,6 +96,7 @@ class RunLogger(TensorBoardLogger):
     def __init__(self, root: str, name: str, resumed: str | None = None, **options: Any) -> None:
         super().__init__(root, name, **options)
         self.resumed = resumed
+        self._settings: dict[str, Any] = {}
 
     @cached_property
     def version(self) -> str:
@@ -117,21 +119,25 @@ class RunLogger(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
-        """Writes what TensorBoard's HPARAMS tab shows of this run, beside the last values of its curves.
+        """Adds to what TensorBoard's HPARAMS tab shows of this run, beside the last values of its curves.
 
         It shows the first settings in a run, so a resumed run replaces them.
         """
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.summary.writer.record_writer import RecordWriter
 
+        if metrics:
+            self.log_metrics(metrics, step)
+        self._settings |= vars(params) if isinstance(params, Namespace) else dict(params)
         content, now = io.BytesIO(), time.time()
-        for event in ({"file_version": "brain.Event:2"}, {"summary": settings_summary(params)}):
+        for event in ({"file_version": "brain.Event:2"}, {"summary": settings_summary(self._settings)}):
             RecordWriter(content).write(Event(wall_time=now, **event).SerializeToString())
         write_whole(Path(self.log_dir, HYPERPARAMETERS), content.getvalue())
 
     @rank_zero_only
     def save(self) -> None:
-        self.experiment.flush()  # and no hparams.yaml: config.yaml holds all of it
+        with writing(Path(self.log_dir)):
+            self.experiment.flush()  # and no hparams.yaml: config.yaml holds all of it
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -151,7 +157,8 @@ def settings_summary(settings: Mapping[str, Any]) -> Any:
     """
     from torch.utils.tensorboard.summary import hparams
 
-    return hparams(dict(settings), {})[1]
+    plain = {name: value if isinstance(value, int | float | str) else str(value) for name, value in settings.items()}
+    return hparams(plain, {})[1]
 
 
 class PlainFolder(Logger):

@@ -123,7 +123,7 @@ class Evaluator(Predictor):
         validated, seconds = self.tested_weights().validated, self.record.trained["seconds"]
         known = {"accuracy/val": validated.correct / validated.images} if validated else {}
         known |= {"fit_seconds": seconds} if seconds else {}
-        for logger in self.loggers:
+        for logger in self.loggers if known else ():
             logger.log_metrics(known, self.step_of_test)
         self.test_results = self._log_metrics("test", self.test_metrics, self.step_of_test)
 

@@ -24,7 +24,7 @@ from lit_cifar.training.tested import Tested, Validated
 
 CHECKED_EVERY = 10  # steps
 CURVES = ("loss/train", "loss/val", "accuracy/train", "accuracy/val", "lr")
-FORMER_CURVES = {"train/loss": "loss/train", "val/loss": "loss/val"}  # as checkpoints of version 0.1 name them
+FORMER_CURVES = {"train/loss": "loss/train", "val/loss": "loss/val"}  # as checkpoints of version 0.2.0 name them
 
 
 class DivergedError(UserError):
@@ -128,7 +128,8 @@ class TrainingRecord:
     def __init__(self) -> None:
         self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}  # of (step, value)
         self.trained: dict[str, Any] = {"epochs": 0, "steps": 0, "images": 0, "batch_size": 0, "seconds": 0.0}
-        """Totals of the training so far; seconds are wall time of the loop, validation included."""
+        """Totals of the training so far; seconds are wall time of the loop, validation included. From its beginning on,
+        there is `steps_per_epoch`, 0 if it isn't known."""
         self.validated: Validated | None = None
         """What the last validation gave."""
         self._sums = torch.zeros(2)  # since the last logging, on this rank: of losses, of correct predictions
@@ -142,6 +143,7 @@ class TrainingRecord:
         """Starts the clock on the device that trains, and restores the random states of a resumed run."""
         self._started = time.perf_counter() - self.trained["seconds"]
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches
+        self.trained["steps_per_epoch"] = math.ceil(steps) if math.isfinite(steps) else 0
         self._log_every = min(trainer.log_every_n_steps, max(1, math.ceil(steps) if math.isfinite(steps) else steps))  # type: ignore[attr-defined]
         # in float64, sums hardly depend on their order; mps has none
         self._sums = self._sums.to(device, torch.float32 if device.type == "mps" else torch.float64)

@@ -30,7 +30,7 @@ UNACTIONABLE = (
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences what a user can't act on; a level that the user has set for a logger stays."""
+    """Silences what a user can't act on; a level other than INFO, Lightning's own, that was set for a logger stays."""
     with warnings.catch_warnings(), ExitStack() as stack:
         for message in UNACTIONABLE:
             warnings.filterwarnings("ignore", message=message)

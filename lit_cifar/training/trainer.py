@@ -36,7 +36,7 @@ SMALL_BATCH = 8  # images of a process up to which one CPU thread is as fast as 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # others convert the images; the last one scales the loss
 BATCH_HOOKS = ("on_train_batch_start", "on_train_batch_end")
 STEP_HOOKS = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
-IN_NOTEBOOK = "a notebook trains on one device; for several, run !python -m lit_cifar fit --trainer.devices N in a cell"
+IN_NOTEBOOK = "in a notebook, use devices=1; for several, run !python -m lit_cifar fit --trainer.devices N in a cell"
 
 
 class Trainer(pl.Trainer):

@@ -101,7 +101,7 @@ def test_four_runs_that_start_at_once_download_once_and_each_leaves_a_whole_repo
         assert sum(f"Report: {folder}/report.html" in out.replace("\n", "") for out in printed) == 1
         report = json.loads((folder / "report.json").read_text())
         assert (report["steps"], sum(map(sum, report["confusion_matrix"]))) == (10, 10)
-        processes = {path.name.split(".")[-2] for path in folder.glob("events.out.tfevents.[0-9]*")}
+        processes = {path.name.split(".")[-2] for path in folder.glob("events.out.tfevents.[0-9][0-9]*")}
         assert len(processes) == 1
         names = {"best.ckpt", "last.ckpt"}
         assert {path.name for path in (folder / "checkpoints").glob("[!.]*")} == names

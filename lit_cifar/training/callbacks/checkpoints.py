@@ -65,6 +65,11 @@ class BestCheckpoint(ModelCheckpoint):
     def __init__(self) -> None:
         super().__init__(monitor="accuracy/val", mode="max", filename="best", enable_version_counter=False)
 
+    @property
+    def state_key(self) -> str:
+        """As version 0.2.0 named it, so that its runs go on from their best."""
+        return super().state_key.replace("accuracy/val", "val/accuracy")
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` was taken, in the present run folder."""
         path = self.format_checkpoint_name({})  # as the next best's: from another, if only by ./, it is deleted
