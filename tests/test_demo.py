@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.deploy.demo.gallery import Gallery
 from lit_cifar.deploy.demo.server import CONNECTIONS, LIMIT
+from lit_cifar.evaluation.wording import isolated
 from lit_cifar.nets.tutorial import Net
 
 
@@ -109,10 +110,11 @@ def test_the_answer_says_whether_the_prediction_is_right_and_shows_the_picture_a
     Image.new("RGB", (1000, 250), "red").save(file, "PNG")
     answers = [json.loads(ask(server, f"/predict?truth={i}", file.getvalue())[1]) for i in range(10)]
     top = max(range(10), key=lambda i: answers[0]["classes"][i]["probability"])
-    guess, sure = CIFAR10_CLASSES[top], answers[0]["classes"][top]["percent"]
+    guess, sure = isolated(CIFAR10_CLASSES[top]), answers[0]["classes"][top]["percent"].replace(" ", "\u00a0")
     for i, answer in enumerate(answers):
         sign, worth = ("✓", "right") if i == top else ("✗", "wrong")
-        assert answer["verdict"] == [f"{sign} predicted {guess} ({sure})", f"actually {CIFAR10_CLASSES[i]}: {worth}"]
+        truth = f"actually {isolated(CIFAR10_CLASSES[i])}: {worth}"
+        assert answer["verdict"] == [f"{sign} predicted {guess} ({sure})", truth]
         assert answer["size"] == [1000, 250]
     shown = [Image.open(io.BytesIO(base64.b64decode(answers[0][key].split(",")[1]))) for key in ("preview", "pixels")]
     assert [image.size for image in shown] == [(480, 120), (32, 32)]
@@ -225,9 +227,9 @@ def test_the_page_is_told_what_the_gallery_shows(server: int) -> None:
         "predicted": [0, 1, 1],
         "probability": [0.5, 0.25, 0.75],
         "captions": [
-            ["✓ predicted plane (50.0 %)", ""],
-            ["✓ predicted car (25.0 %)", ""],
-            ["✗ predicted car (75.0 %)", "actually bird"],
+            [f"✓ predicted {isolated('plane')} (50.0\u00a0%)", ""],
+            [f"✓ predicted {isolated('car')} (25.0\u00a0%)", ""],
+            [f"✗ predicted {isolated('car')} (75.0\u00a0%)", f"actually {isolated('bird')}"],
         ],
     }
     assert (about["classes"], about["limit"]) == (list(CIFAR10_CLASSES), LIMIT)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lit_cifar import LitClassifier
 from lit_cifar.data.synthetic import draw
+from lit_cifar.evaluation.wording import isolated
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_chromium]
 
@@ -106,7 +107,7 @@ def test_a_picture_shows_the_ten_probabilities(page: Page, demo: tuple[str, Path
         answered(page, lambda: give(page, way, {"a.png": content}))
     assert shown(page) == expected(demo[1], Image.open(io.BytesIO(content)))
     assert len(shown(page)) == 10
-    expect(page.locator("#verdict")).to_have_text(re.compile(r"^predicted \w+ \(\d"))
+    expect(page.locator("#verdict")).to_have_text(re.compile(r"^predicted \W\w+\W \(\d"))
     expect(page.locator("#preview-caption")).to_have_text(re.compile(r"^a\.png: (\d+)\s×\s\1\spixels$"))
 
 
@@ -204,13 +205,21 @@ def test_the_gallery_is_filtered_sorted_and_says_whether_the_prediction_is_right
     expect(page.locator("#count")).to_have_text(re.compile(rf"^{len(found)} images?$"))
     captions = [text.split() for text in page.locator("#images button").all_inner_texts()]
     said = [
-        ["✗", "predicted", test.classes[predicted[i]], f"({float(sure[i]) * 100:.1f}", "%)", "actually", "deer"]
+        [
+            "✗",
+            "predicted",
+            isolated(test.classes[predicted[i]]),
+            f"({float(sure[i]) * 100:.1f}",
+            "%)",
+            "actually",
+            isolated("deer"),
+        ]
         for i in found.tolist()
     ]
     assert captions == said[:48]
     answered(page, page.locator("#images button").first.click)
     assert shown(page)["deer"] == expected(demo[1], images[found[0]])["deer"]
-    expect(page.locator("#verdict")).to_have_text(re.compile("^✗ predicted .*actually deer: wrong$"))
+    expect(page.locator("#verdict")).to_have_text(re.compile("^✗ predicted .*actually .deer.: wrong$"))
     expect(page.locator("#images button[aria-current]")).to_have_count(1)
     guess = test.classes[predicted[found[0]]]
     page.locator("#predicted").select_option(guess)
@@ -219,7 +228,7 @@ def test_the_gallery_is_filtered_sorted_and_says_whether_the_prediction_is_right
     expect(page.locator("#count")).to_have_text("No image is like this.")
     page.get_by_label("mistakes only").uncheck()
     answered(page, page.locator("#images button").first.click)
-    expect(page.locator("#verdict")).to_have_text(re.compile("^✓ predicted deer .*actually deer: right$"))
+    expect(page.locator("#verdict")).to_have_text(re.compile("^✓ predicted .deer. .*actually .deer.: right$"))
 
 
 def test_a_phone_is_told_nothing_of_dropping(page: Page) -> None:

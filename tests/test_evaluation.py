@@ -76,10 +76,19 @@ def test_precision_recall_and_f1_are_those_of_the_textbook_and_none_where_they_a
 
 
 @pytest.mark.parametrize(
-    ("fraction", "text"), [(0.5417, "54.2 %"), (0.9994, "99.9 %"), (0.9996, ">99.9 %"), (1, "100.0 %"), (0, "0.0 %")]
+    ("fraction", "digits", "text"),
+    [
+        (0.5417, 1, "54.2 %"),
+        (0.9994, 1, "99.9 %"),
+        (0.9996, 1, ">99.9 %"),
+        (0.9996, 2, "99.96 %"),
+        (0.99996, 2, ">99.99 %"),
+        (1, 1, "100.0 %"),
+        (0, 1, "0.0 %"),
+    ],
 )
-def test_only_what_is_complete_is_called_100_percent(fraction: float, text: str) -> None:
-    assert percent(fraction) == text
+def test_only_what_is_complete_is_called_100_percent(fraction: float, digits: int, text: str) -> None:
+    assert percent(fraction, digits) == text
 
 
 def test_a_network_is_evaluated_in_evaluation_mode_and_each_part_returns_to_its_own_mode() -> None:

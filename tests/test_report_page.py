@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lit_cifar.data.image_set import CIFAR10_CLASSES
 from lit_cifar.evaluation.confidence import RANKED
+from lit_cifar.evaluation.wording import isolated
 from lit_cifar.nets.tutorial import Net
 from lit_cifar.report import charts, figures
 from lit_cifar.report.page import render_page
@@ -123,10 +124,10 @@ def test_the_page_shows_each_ranked_image_with_what_was_predicted_what_is_true_a
         assert np.array_equal(np.asarray(Image.open(io.BytesIO(png))), images[i].permute(1, 2, 0))
     captions = re.findall(r"<summary( class=\"wrong\")?.*?>(.*?)</summary>", rendered, re.DOTALL)
     assert [(bool(wrong), plain(text)) for wrong, text in captions if "Test image" in text][-4:] == [
-        (True, "✗ predicted cat (73.1 %) actually <b>"),
-        (True, "✗ predicted <b> (95.3 %) actually cat"),
-        (False, "✓ predicted <b> (98.2 %)"),
-        (True, "✗ predicted cat (>99.9 %) actually <b>"),
+        (True, f"✗ predicted {isolated('cat')} (73.1 %) actually {isolated('<b>')}"),
+        (True, f"✗ predicted {isolated('<b>')} (95.3 %) actually {isolated('cat')}"),
+        (False, f"✓ predicted {isolated('<b>')} (98.2 %)"),
+        (True, f"✗ predicted {isolated('cat')} (>99.9 %) actually {isolated('<b>')}"),
     ]
     tables = re.findall(r"<caption>Probabilities</caption><tbody>(.*?)</table>", rendered)
     assert plain(tables[0]) == "cat >99.9 % <b> 0.0 %"
@@ -146,7 +147,10 @@ def test_a_cell_of_the_confusion_matrix_leads_to_the_images_of_the_pair() -> Non
     targets = [values["href"] for tag, values in page.tags if tag == "a" and "pair-" in (values["href"] or "")]
     assert targets == ["#pair-1", "#pair-2"]
     headings = re.findall(r'id="pair-(\d)">(.*?)</h3>', rendered)
-    assert headings == [("1", "a taken for b: 2 of 4"), ("2", "c taken for a: 1 of 2")]
+    assert [(number, " ".join(plain(text).split())) for number, text in headings] == [
+        ("1", "a taken for b : 2 of 4"),
+        ("2", "c taken for a : 1 of 2"),
+    ]
     most = re.findall(r'--a:([\d.]+)"', rendered)
     assert most == ["0.6", "0.6"]  # right predictions are not shaded
 
@@ -163,6 +167,24 @@ def test_of_many_classes_the_most_confused_ones_are_shown_and_the_others_folded_
     ]
     regions = [values for _, values in Page(rendered).tags if values.get("role") == "region"]
     assert regions and all(values["tabindex"] == "0" and values["aria-label"] for values in regions)
+
+
+def test_a_share_of_almost_all_or_almost_none_is_not_called_all_or_none() -> None:
+    labels, guesses = torch.zeros(3001, dtype=torch.int64), torch.zeros(3001, dtype=torch.int64)
+    guesses[0] = 1
+    rendered = render_page(
+        described(torch.eye(2)[guesses], labels, ["a", "b"]), some_images(3001), torch.eye(2)[guesses], ""
+    )
+    assert rows_of(rendered, "confusion")[0] == ["a", ">99.9 %, 3,000 of 3,001", "<0.1 %, 1 of 3,001"]
+
+
+def test_epochs_of_a_long_training_are_written_out() -> None:
+    report = described(LOGITS, LABELS, ["cat", "dog"])
+    report |= {"epochs": 20_000, "steps": 40_000, "checkpoint_epoch": 12_345, "chosen_by": "validation accuracy"}
+    report["curves"] = {"loss/val": [[2, 2.0], [24_691, 0.5], [40_000, 1.0]], "loss/train": [[2, 2.0], [40_000, 1.0]]}
+    text = Page(render_page(report, some_images(4), LOGITS, "CIFAR-10")).text
+    assert "the lowest is 0.5, after epoch 12,345.5." in text and "chosen: epoch 12,345" in text
+    assert "(epoch 12,345.5, step 24,691)" in text and "e+0" not in text
 
 
 def test_the_table_of_the_page_has_a_row_of_counts_and_scores_for_each_class() -> None:

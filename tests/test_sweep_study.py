@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 from browsing import chromium, needs_chromium
 from conftest import refused
+from drawing import Page
 
 from lit_cifar.errors import UsageError, UserError
 from lit_cifar.experiments.samplers import make_pruner, quietly
 from lit_cifar.experiments.search_space import Choices, Range, as_words, parse_search, short_names
 from lit_cifar.experiments.study import Study, Trial
+from lit_cifar.experiments.sweep_lines import SweepLines
 from lit_cifar.experiments.sweep_report import About, Again, summary, write
 
 SEARCH = ("model.optimizer.lr=log:1e-4..1e-1", "data.batch_size=32,64", "data.cutout=0..8")
@@ -220,6 +222,26 @@ def test_numbers_pictures_and_page_of_a_sweep(sweep: dict[str, Any], tmp_path: P
     assert "a: &lt;recipe&gt;" in page
     nothing = dict(sweep, trials=[], best=None, again=[], importances={}, val_accuracy=None, test_accuracy=None)
     write(tmp_path, nothing | {"flattered_by": None}, "")
+
+
+@pytest.mark.parametrize(
+    ("less", "said"),
+    [
+        (0.0123, "is 1.2 percentage points lower: the best of 10 trials was partly lucky."),
+        (0.0004, "is the same: the best of 10 trials was not just lucky."),
+        (-0.0004, "is the same: the best of 10 trials was not just lucky."),
+        (-0.0123, "is 1.2 percentage points higher: the best of 10 trials was not just lucky."),
+    ],
+)
+def test_page_and_terminal_say_the_same_about_luck(
+    less: float, said: str, sweep: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = sweep | {"flattered_by": less}
+    written = write(tmp_path, sweep, "a: recipe")
+    SweepLines(ABOUT, [], 10, 1).result(sweep, tmp_path, [tmp_path / "best.yaml", *written])
+    shown = " ".join(Page(written[0].read_text()).text.split())
+    for text in (" ".join(capsys.readouterr().out.split()), shown):
+        assert f"With other seeds, validation accuracy {said}" in text
 
 
 @pytest.mark.browser

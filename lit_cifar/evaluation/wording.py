@@ -3,9 +3,11 @@
 import math
 
 
-def percent(fraction: float) -> str:
+def percent(fraction: float, digits: int = 1) -> str:
     """Returns `54.2 %`; rounds to 100 % only what is exactly 1."""
-    return ">99.9 %" if 0.9995 <= fraction < 1 else f"{fraction * 100:.1f} %"
+    rounded = f"{fraction * 100:.{digits}f}"
+    is_less = fraction < 1 and float(rounded) == 100
+    return f">{100 - 10.0**-digits:.{digits}f} %" if is_less else f"{rounded} %"
 
 
 def interval(low: float, high: float) -> str:
@@ -22,3 +24,14 @@ def judged(predicted: str, probability: float, actual: str | None = None) -> tup
     sign = "" if actual is None else "✓ " if actual == predicted else "✗ "
     sure = "" if math.isnan(probability) else f" ({percent(probability)})"
     return f"{sign}predicted {predicted}{sure}", f"actually {actual}" if sign == "✗ " else ""
+
+
+def judged_on_page(predicted: str, probability: float, actual: str | None = None) -> tuple[str, str]:
+    """Returns `judged` for HTML: names don't turn the text around them, and percentages stay on one line."""
+    prediction, truth = judged(isolated(predicted), probability, None if actual is None else isolated(actual))
+    return prediction.replace(" %", "\u00a0%"), truth
+
+
+def isolated(name: str) -> str:
+    """Returns a name that doesn't turn the text around it if it is written from right to left (Unicode's UAX #9)."""
+    return f"\u2068{name}\u2069"

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lit_cifar.data.pictures import data_url
+from lit_cifar.evaluation import wording
 from lit_cifar.report import pages
 from lit_cifar.report.svg import MOST_HINTS, Chart
 
@@ -38,8 +39,8 @@ def render(content: Mapping[str, Any], png: bytes) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Returns `54.21 %`."""
-    return "–" if share is None else f"{share * 100:.2f} %"
+    """Returns `54.21 %`, or `–` if there is none."""
+    return "–" if share is None else wording.percent(share, 2)
 
 
 def points(share: float) -> str:

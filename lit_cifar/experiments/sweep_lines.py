@@ -78,11 +78,12 @@ class SweepLines:
                 what = "Validation" if name == "val_accuracy" else "Test"
                 seeds = plural(sum(run[name] is not None for run in sweep["again"]), "other seed")
                 self.say(f"{what} accuracy with {seeds}: {_around(sweep[name], sweep[f'{name}_interval'])}")
-        if (flattered := sweep["flattered_by"]) is not None:
-            less = f"{flattered * 100:.1f} percentage points lower" if flattered >= 0.0005 else "not lower"
-            luck = "was partly lucky" if flattered >= 0.0005 else "was not just lucky"
+        if (less := sweep["flattered_by"]) is not None:
+            differs = f"{abs(less) * 100:.1f} percentage points {'lower' if less > 0 else 'higher'}"
+            differs = "the same" if abs(less) < 0.0005 else differs
+            luck = "was partly lucky" if less >= 0.0005 else "was not just lucky"
             of = f"the best of {len(sweep['trials']):,} trials" if len(sweep["trials"]) > 1 else "the trial"
-            self.say(f"With other seeds, validation accuracy is {less}: {of} {luck}.")
+            self.say(f"With other seeds, validation accuracy is {differs}: {of} {luck}.")
         if sweep["test_accuracy"] is None:
             self.say("Nothing was tested")
         recipe, page, *_ = written

@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 from torch import Tensor
 
 from lit_cifar.data.pictures import picture_url
-from lit_cifar.evaluation.wording import judged, percent
+from lit_cifar.evaluation.wording import isolated, judged_on_page, percent
 from lit_cifar.report import page_charts, pages
 from lit_cifar.report.settings import Setting
 from lit_cifar.report.tables import how_chosen
@@ -105,7 +105,7 @@ def render_page(
         config=config,
         side=side * max(1, 96 // side),
         unchanged=UNCHANGED,
-        judged=judged,
+        judged=judged_on_page,
         picture=lambda image: picture_url(images[image]),
         chances=lambda image: _chances(logits[image], list(report["class_f1"])),
     )
@@ -154,13 +154,13 @@ def _matrix(
     most = max((row[j] for i, row in zip(shown, shares, strict=True) for j in shown if i != j), default=0) or 1
     rows = []
     for i, row in zip(shown, shares, strict=True):
-        total, cells = sum(counts[i]), []
+        total, actual, cells = sum(counts[i]), isolated(classes[i]), []
         for j in shown:
             if not total:
                 cells.append(Cell("–", "zero"))
                 continue
             n, name = counts[i][j], classes[j]
-            title = f"{classes[i]} predicted right" if i == j else f"{classes[i]} taken for {name}"
+            title = f"{actual} predicted correctly" if i == j else f"{actual} taken for {isolated(name)}"
             shade = 0 if i == j else round(SHADE * row[j] / most, 3)
             kind, pair = "own" if i == j else "" if n else "zero", pairs.get((classes[i], name), 0)
             count = f"{n:,} of {total:,}"
@@ -175,5 +175,5 @@ def _matrix(
 
 
 def _per_cent(share: float) -> str:
-    """Returns a share in per cent, short: `0`, `<0.1`, `4.3`, `100`."""
-    return f"{share:.0%}"[:-1] if share in (0, 1) else "<0.1" if share < SHOWN else f"{share * 100:.1f}"
+    """Returns a share in per cent, short: `0`, `<0.1`, `4.3`, `>99.9`, `100`."""
+    return f"{share:.0%}"[:-1] if share in (0, 1) else "<0.1" if share < SHOWN else percent(share)[:-2]

@@ -59,7 +59,7 @@ def _curve(title: str, curves: Mapping[str, Sequence[Any]], per_epoch: float, re
                 if y is not None:
                     chart.dot(chart.place(x, y), style)
     if report.get("chosen_by") == VALIDATED and len(curves) > 1:
-        chart.mark(report["checkpoint_epoch"], f"chosen: epoch {report['checkpoint_epoch']:g}")
+        chart.mark(report["checkpoint_epoch"], f"chosen: epoch {_epoch(report['checkpoint_epoch'])}")
     chart.hints([*_hints(title, curves, per_epoch)])
     sentences = [_described(title, name, curve, per_epoch) for name, curve in curves.items()]
     if beyond:
@@ -75,13 +75,18 @@ def _hints(title: str, curves: Mapping[str, Sequence[Any]], per_epoch: float) ->
         lines = []
         for name, curve in curves.items():
             at, y = min(curve, key=lambda point: abs(point[0] - step))
-            where = f"epoch {at / per_epoch:.4g}, step {at:,}"
+            where = f"epoch {_epoch(at / per_epoch)}, step {at:,}"
             lines.append(f"{KINDS.get(name, '')} {title.lower()} {_value(title, y)} ({where})".strip())
         yield step / per_epoch, "\n".join(lines)
 
 
 def _value(title: str, value: float | None) -> str:
     return "not a number" if value is None else percent(value) if title == "Accuracy" else f"{value:.4g}"
+
+
+def _epoch(epochs: float) -> str:
+    """Returns `0.5`, `27` or `1,234.25`."""
+    return f"{epochs:,.2f}".rstrip("0").rstrip(".")
 
 
 def _described(title: str, name: str, curve: Sequence[Any], per_epoch: float) -> str:
@@ -93,7 +98,7 @@ def _described(title: str, name: str, curve: Sequence[Any], per_epoch: float) ->
         return f"{what}: {_value(title, first)}."
     word, best = ("lowest", min) if title == "Loss" else ("highest", max)
     at, y = best(known, key=lambda point: point[1])
-    peak = f"; the {word} is {_value(title, y)}, after epoch {at / per_epoch:.3g}" if y not in (first, last) else ""
+    peak = f"; the {word} is {_value(title, y)}, after epoch {_epoch(at / per_epoch)}" if y not in (first, last) else ""
     return f"{what} goes from {_value(title, first)} to {_value(title, last)}{peak}."
 
 
@@ -119,5 +124,5 @@ def reliability(report: Mapping[str, Any]) -> Drawn | None:
     text = f"Confidence is {percent(confidence)} on average, accuracy {percent(accuracy)}"
     apart = f"{abs(confidence - accuracy) * 100:.1f} percentage points"
     if abs(confidence - accuracy) >= 0.0005:
-        text += f": the network is {apart} {'too sure' if confidence > accuracy else 'less sure than it could be'}"
+        text += f": the network is {'overconfident' if confidence > accuracy else 'underconfident'} by {apart}"
     return Drawn("Accuracy against confidence", chart.svg(f"{text}."), f"{text}.")

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_cifar.data.sources import TITLES, open_found, open_images
 from lit_cifar.errors import UserError
 from lit_cifar.evaluation.statistics import wilson
-from lit_cifar.evaluation.wording import interval, judged, percent
+from lit_cifar.evaluation.wording import interval, judged_on_page, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report.tables import plural, printable
 from lit_cifar.runs.card import RunCard
@@ -43,7 +43,7 @@ class Gallery(NamedTuple):
             "labels": columns[0],
             "predicted": columns[1],
             "probability": self.probability.nan_to_num().tolist(),
-            "captions": [judged(classes[guess], sure, classes[label]) for label, guess, sure in rows],
+            "captions": [judged_on_page(classes[guess], sure, classes[label]) for label, guess, sure in rows],
         }
 
 

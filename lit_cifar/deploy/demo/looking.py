@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from lit_cifar.data.pictures import data_url, png
 from lit_cifar.deploy.demo.reading import Reading
 from lit_cifar.errors import UserError
-from lit_cifar.evaluation.wording import judged, percent
+from lit_cifar.evaluation.wording import isolated, judged_on_page, percent
 from lit_cifar.training.classifier import LitClassifier
 
 ENLARGED = 256  # pixels of a map, or as many times a picture's as fit
@@ -58,8 +58,8 @@ def look(classifier: LitClassifier, reading: Reading, label: int | None, truth: 
 def verdict(predicted: str, probability: float, truth: int | None, classes: tuple[str, ...]) -> tuple[str, str]:
     """Returns the prediction, and what it is worth: `actually plane: wrong`, or "" if that isn't known."""
     actual = None if truth is None else classes[truth]
-    line, _ = judged(predicted, probability, actual)
-    return line, "" if actual is None else f"actually {actual}: {'right' if actual == predicted else 'wrong'}"
+    line, _ = judged_on_page(predicted, probability, actual)
+    return line, "" if actual is None else f"actually {isolated(actual)}: {'right' if actual == predicted else 'wrong'}"
 
 
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
