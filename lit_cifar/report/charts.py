@@ -43,7 +43,7 @@ ENOUGH_IMAGES = 10  # in a bin of confidence, for its accuracy to mean something
 SCORES = {  # of a class: what it means, and its mark, of a shape of its own
     "precision": ("precision: the share of images predicted as this class that belong to it", ">", 6, BLUE),
     "recall": (
-        "recall: the share of images of this class that are predicted as it, and its 95 % interval",
+        "recall: the share of images of this class that are predicted correctly, and its 95 % interval",
         "<",
         6,
         ORANGE,
@@ -149,7 +149,7 @@ def reliability(report: dict[str, Any], title: str) -> Figure:
     """Draws accuracy against confidence, the mean difference of both, and the share of images with each confidence."""
     bins = [b for b in report["calibration"] if b["images"]]
     if not bins:
-        return sentence("No image has a probability.", title)
+        return sentence("There are no predictions to show.", title)
     figure = blank(5.4 * DPI, 6.3 * DPI, title)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1), subplot_kw={"axisbelow": True})
     width = bins[0]["to"] - bins[0]["from"]

@@ -26,7 +26,8 @@ class Drawn(NamedTuple):
 
 def curves(report: Mapping[str, Any]) -> list[Drawn]:
     """Returns loss, accuracy and learning rate by epoch, as far as they were recorded."""
-    recorded, per_epoch = report.get("curves") or {}, report["steps"] / (report["epochs"] or 1)
+    recorded = report.get("curves") or {}
+    per_epoch = report.get("steps_per_epoch") or report["steps"] / (report["epochs"] or 1) or 1
     found = []
     for title, names in (
         ("Loss", {name: recorded.get(f"loss/{name}") for name in KINDS}),
@@ -34,7 +35,7 @@ def curves(report: Mapping[str, Any]) -> list[Drawn]:
         ("Learning rate", {"lr": recorded.get("lr")}),
     ):
         known = {name: curve for name, curve in names.items() if curve and any(y is not None for _, y in curve)}
-        if known and per_epoch:
+        if known:
             found.append(_curve(title, known, per_epoch, report))
     return found
 
@@ -47,7 +48,7 @@ def _curve(title: str, curves: Mapping[str, Sequence[Any]], per_epoch: float, re
     if title == "Loss" and high - low > BEYOND * (usual - low) > 0:
         high = usual + (usual - low) / 2
     beyond = sum(value > high for value in values)
-    last = max(report["epochs"], *(curve[-1][0] / per_epoch for curve in curves.values()))
+    last = max(report["steps"] / per_epoch, *(curve[-1][0] / per_epoch for curve in curves.values()))
     steps = f"epoch ({plural(round(per_epoch), 'step')} each)"
     chart = Chart(last, 0 if title == "Learning rate" else low, high, steps, is_share)
     for name, curve in curves.items():
