@@ -1,10 +1,12 @@
 """`demo` on the command line: which network and images it serves, and where; and what it refuses."""
 
 import json
+import os
 import re
 import signal
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,11 @@ from lit_cifar.runs.checkpoint import read_checkpoint
 
 
 def test_the_gallery_is_drawn_by_lot_from_the_test_images_and_predicted(tmp_path: Path) -> None:
-    classifier = LitClassifier.load_from_checkpoint(save_checkpoint(tmp_path / "best.ckpt"))
-    gallery, note = make_gallery(classifier, tmp_path)
+    classifier = LitClassifier.load_from_checkpoint(save_checkpoint(tmp_path / "best.ckpt", "cifar10"))
+    gallery, note = make_gallery(classifier, tmp_path / os.fsdecode(b"\xff"))  # a name that is not UTF-8
     assert gallery is not None
-    assert "synthetic" in note
+    assert "synthetic" in note and f"{tmp_path.name}{os.sep}?" in note
+    assert note.isprintable()
     test = draw()[1]
     places = {image.numpy().tobytes(): i for i, image in enumerate(test.images)}
     chosen = torch.tensor([places[image.numpy().tobytes()] for image in gallery.images])
@@ -55,12 +58,22 @@ def test_the_header_says_run_data_and_the_accuracy_that_belongs_to_the_checkpoin
         return describe_run(read_checkpoint(path))["accuracy"]
 
     assert accuracy() == "50.0 % of the test images (95 % interval: 40.0–60.0)"
-    for other in ({"checkpoint_step": 30}, {"test_accuracy": "<b>"}, {"test_accuracy": 7}, {"steps": None}):
-        assert accuracy(**other).startswith("75.0 %"), other
+    for changed in ({"checkpoint_step": 30}, {"test_accuracy": "<b>"}, {"test_accuracy": 7}):
+        assert accuracy(**changed).startswith("75.0 %"), changed
+    assert accuracy(checkpoint="checkpoints/last.ckpt").startswith("75.0 %")
+    assert accuracy(checkpoint="checkpoints/best.ckpt", test_accuracy_interval="x") == "50.0 % of the test images"
+    del report["checkpoint_step"]
+    assert accuracy().startswith("50.0 %")
+    (folder / "run.json").touch()
+    assert accuracy().startswith("75.0 %")
     (folder / "report.json").write_text("[" * 100_000)
     assert describe_run(read_checkpoint(path))["accuracy"].startswith("75.0 %")
-    bare = describe_run(read_checkpoint(save_checkpoint(tmp_path / "a.ckpt", history={"trained": {"epochs": "x"}})))
+    (tmp_path / "report.json").write_text(json.dumps(report))  # beside no run
+    other = save_checkpoint(tmp_path / "b" / "a.ckpt", history={"trained": {"epochs": "x"}})
+    bare = describe_run(read_checkpoint(other))
     assert (bare["run"], bare["accuracy"]) == ("tutorial, a.ckpt", "not measured")
+    root = describe_run(replace(read_checkpoint(other), path=Path(tmp_path.anchor, "a.ckpt")))
+    assert root == bare
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_the_map_of_each_class_is_shown_when_it_is_chosen_by_the_keyboard(page: 
     page.locator(".class input").first.focus()
     for name in list(shown(page))[1:]:
         answered(page, lambda: page.keyboard.press("ArrowDown"))
-        expect(page.locator("#map-caption")).to_have_text(re.compile(f" speaks for {name}$"))
+        expect(page.locator("#map-caption")).to_have_text(re.compile(f" supports? {name}( more)?$"))
         seen.append(page.locator("#map").get_attribute("src"))
     assert len({*seen}) > 3
     page.locator("#clear").click()
@@ -238,6 +238,14 @@ def test_a_phone_is_told_nothing_of_dropping(page: Page) -> None:
     expect(page.locator("#drop")).not_to_contain_text("Drop", use_inner_text=True)
     expect(page.locator("#drop")).to_contain_text("Choose pictures", use_inner_text=True)
     session.send("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_on_a_phone_the_verdict_of_an_image_of_the_gallery_comes_into_sight(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 664})
+    for index in (0, 40):
+        answered(page, page.locator("#images button").nth(index).click)
+        box = page.locator("#verdict").bounding_box()
+        assert box is not None and box["y"] >= 0 and box["y"] + box["height"] < 664 * 0.45
 
 
 @pytest.mark.parametrize("width", [360, 1400])

@@ -120,6 +120,28 @@ def test_a_server_that_goes_in_the_middle_of_its_answer_is_told(page: Page) -> N
 
 
 @pytest.mark.usefixtures("message")
+def test_a_map_that_fails_leaves_the_class_whose_map_is_shown_selected(page: Page) -> None:
+    page.route(re.compile("/predict"), lambda route: route.abort())
+    page.locator(".class input").nth(2).click()
+    expect(page.locator("#message")).to_have_text(GONE)
+    expect(page.locator(".class input").nth(0)).to_be_checked()
+    expect(page.locator("#result")).to_be_visible()
+    page.unroute_all()
+    page.locator(".class input").nth(2).click()
+    expect(page.locator("#message")).to_be_hidden()
+    expect(page.locator(".class input").nth(2)).to_be_checked()
+
+
+@pytest.mark.usefixtures("message")
+def test_an_old_result_cannot_be_used_while_another_is_awaited(page: Page) -> None:
+    page.route(re.compile("/images/1.png"), lambda route: None)  # never answered
+    page.locator("#images button").nth(1).click()
+    expect(page.locator(".class input").nth(2)).to_be_disabled()
+    page.locator("#images button").nth(0).click()
+    expect(page.locator(".class input").nth(2)).to_be_enabled()
+
+
+@pytest.mark.usefixtures("message")
 def test_a_camera_without_a_picture_is_told(page: Page, tmp_path: Path) -> None:
     page.evaluate("() => { HTMLCanvasElement.prototype.toBlob = (call) => call(null); }")
     page.locator("#camera").click()

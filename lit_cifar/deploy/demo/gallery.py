@@ -1,7 +1,7 @@
 """What the page shows around a picture: a gallery of test images, and what is known of the run."""
 
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 import torch
@@ -16,9 +16,9 @@ from lit_cifar.evaluation.wording import interval, judged_on_page, percent
 from lit_cifar.nets import net_name
 from lit_cifar.report.tables import plural, printable
 from lit_cifar.runs.card import RunCard
-from lit_cifar.runs.catalog import LARGEST_REPORT, read_run
+from lit_cifar.runs.catalog import LARGEST_REPORT
 from lit_cifar.runs.checkpoint import Checkpoint
-from lit_cifar.runs.state import read_json
+from lit_cifar.runs.state import is_share, read_json
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.tested import Tested
 
@@ -52,13 +52,14 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
     assert classifier.card is not None  # it was loaded
     card, drawn = classifier.card, classifier.card.dataset == "drawn"
     there = None if drawn else open_found(root, card.dataset, card.labels, classifier.scaling)
+    where = printable(str(root))  # its name may be none that JSON can hold
     test = (there or open_images(root, "drawn")).test
     if test.classes != classifier.classes:
-        others = f"the test images in {root} have other classes than the network"
-        return None, f"No gallery: {others if there else f'there are no images in {root}'}."
+        others = f"the test images in {where} have other classes than the network"
+        return None, f"No gallery: {others if there else f'there are no images in {where}'}."
     if not len(test.labels):
-        return None, f"No gallery: there are no test images in {root}."
-    note = "" if there else f"There are no test images in {root}, so the gallery shows synthetic ones."
+        return None, f"No gallery: there are no test images in {where}."
+    note = "" if there else f"There are no test images in {where}, so the gallery shows synthetic ones."
     if drawn:
         note = "The gallery shows synthetic images, on which this network was trained."
     total = len(test.labels)
@@ -75,10 +76,10 @@ def make_gallery(classifier: LitClassifier, root: Path) -> tuple[Gallery | None,
 def describe_run(checkpoint: Checkpoint) -> dict[str, str]:
     """Returns run, network, data and accuracy as the page's header says them. Files beside it are not trusted."""
     card, path = checkpoint.card, checkpoint.path.resolve()
-    folder = path.parents[1]
+    folder = path.parents[1] if path.parent.name == "checkpoints" else None
     epochs = checkpoint.trained["epochs"]
     after = f" after {plural(int(epochs) if epochs % 1 == 0 else round(epochs, 2), 'epoch')}" if epochs else ""
-    run = f"{folder.parent.name}/{folder.name}" if path.parent.name == "checkpoints" else card.recipe
+    run = f"{folder.parent.name}/{folder.name}" if folder else card.recipe
     return {
         "run": printable(f"{run}, {path.name}{after}"),
         "net": net_name(card.net),
@@ -95,19 +96,30 @@ def _data(card: RunCard) -> str:
     return f"{title}{coarse}: {len(card.classes)} classes{images}"
 
 
-def _accuracy(checkpoint: Checkpoint, folder: Path) -> str:
-    """Returns the accuracy on the test images, if report.json is about this checkpoint, or on validation images."""
-    run = read_run(folder)
-    with suppress(UserError):
-        report = read_json(folder / "report.json", LARGEST_REPORT) or {}
-        others = checkpoint.path.name != "best.ckpt" and checkpoint.path.with_name("best.ckpt").exists()
-        before = "checkpoint_step" not in report and not others  # of version 0.2
-        if run.test_accuracy is not None and (before or report.get("checkpoint_step") == checkpoint.trained["steps"]):
-            bounds = f" (95 % interval: {interval(*run.test_interval)})" if run.test_interval else ""
-            return f"{percent(run.test_accuracy)} of the test images{bounds}"
+def _accuracy(checkpoint: Checkpoint, folder: Path | None) -> str:
+    """Returns the accuracy on the test images, if the run's report is about the checkpoint, or on validation images."""
+    report = _report_of(checkpoint, folder) if folder else {}
+    if is_share(report.get("test_accuracy")):
+        bounds, known = report.get("test_accuracy_interval"), ""
+        if isinstance(bounds, list) and len(bounds) == 2 and all(map(is_share, bounds)):
+            known = f" (95 % interval: {interval(*bounds)})"
+        return f"{percent(report['test_accuracy'])} of the test images{known}"
     validated = Tested.of(None, checkpoint.trained, checkpoint.history.get("validated")).validated
     if validated:
         found, total = validated.correct, validated.images
         bounds = interval(*wilson(found, total))
         return f"{percent(found / total)} of {total:,} validation images (95 % interval: {bounds})"
     return "not measured"
+
+
+def _report_of(checkpoint: Checkpoint, folder: Path) -> dict[str, Any]:
+    """Returns what report.json of the run in `folder` says, or {} if it is about other weights or damaged."""
+    path = checkpoint.path.resolve()
+    with suppress(UserError):
+        report = read_json(folder / "report.json", LARGEST_REPORT) or {}
+        if "checkpoint_step" not in report:  # of version 0.2, which wrote no run.json
+            others = path.name != "best.ckpt" and path.with_name("best.ckpt").exists()
+            return {} if others or (folder / "run.json").exists() else report
+        tested = PurePath(str(report.get("checkpoint") or path)).name  # None: weights in memory, after the last step
+        return report if (tested, report["checkpoint_step"]) == (path.name, checkpoint.trained["steps"]) else {}
+    return {}

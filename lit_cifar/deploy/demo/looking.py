@@ -39,9 +39,9 @@ def look(classifier: LitClassifier, reading: Reading, label: int | None, truth: 
     if looked is None:
         caption = "No map of where it looked: this network has no convolution"
     elif looked.any():
-        caption = f"Where it looked: the brighter, the more a part speaks for {name}"
+        caption = f"Where it looked: brighter areas support {name} more"
     else:
-        caption = f"Where it looked: no single part speaks for {name}"
+        caption = f"Where it looked: no area supports {name}"
     named = zip(classifier.classes, probabilities.tolist(), strict=True)
     return {
         "verdict": verdict(classifier.classes[predicted], float(probabilities[predicted]), truth, classifier.classes),
@@ -63,7 +63,7 @@ def verdict(predicted: str, probability: float, truth: int | None, classes: tupl
 
 
 def activation_map(classifier: LitClassifier, pixels: Tensor, label: int) -> Tensor | None:
-    """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, H, W]` speaks for the class `label`.
+    """Returns float32 `[h, w]` from 0 to 1: how much each place of uint8 `[3, H, W]` supports the class `label`.
 
     This is Grad-CAM (arXiv 1610.02391) on the last convolution, whose resolution it has. None if there is none.
     """

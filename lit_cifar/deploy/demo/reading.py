@@ -55,18 +55,17 @@ def read(content: bytes | bytearray, name: str, scaling: Scaling) -> Reading:
             _check_tags(content)
         with opened(io.BytesIO(content), FORMATS if is_tiff else FORMATS[:-1]) as picture:
             _check(picture, content, name)
-            pixels = to_pixels(picture, scaling)
-            turned = ImageOps.exif_transpose(picture)
-            size, preview = turned.size, rgb(turned)
-            preview.thumbnail((PREVIEW, PREVIEW))
-            return Reading(pixels, preview, size)
+            turned = rgb(ImageOps.exif_transpose(picture))
+            picture.close()  # its memory is free before `turned` is copied
+            size, pixels = turned.size, to_pixels(turned, scaling)
+            turned.thumbnail((PREVIEW, PREVIEW))
+            return Reading(pixels, turned, size)
     except Image.DecompressionBombError as error:
         raise UserError("picture-too-large", _too_large(name)) from error
     except UnidentifiedImageError as error:
-        raise UserError("picture-unreadable", _foreign(content, name)) from error
+        raise UserError("picture-unreadable", _unread(content, name)) from error
     except (OSError, ValueError, struct.error) as error:
-        sentence = f"{name} is damaged or was cut short. Send another copy of it."
-        raise UserError("picture-unreadable", sentence) from error
+        raise UserError("picture-unreadable", _damaged(name)) from error
 
 
 def _check(picture: Image.Image, content: bytes | bytearray, name: str) -> None:
@@ -101,16 +100,26 @@ def _too_large(name: str) -> str:
     return f"{name} has more than {PIXELS // 10**6} million pixels. Send a smaller version."
 
 
-def _foreign(content: bytes | bytearray, name: str) -> str:
+def _damaged(name: str) -> str:
+    return f"{name} is damaged or was cut short. Send another copy of it."
+
+
+def _unread(content: bytes | bytearray, name: str) -> str:
     """Returns the sentence on a file that no reader takes: it may be a picture all the same."""
     if not content:
         return f"{name} is empty. Send a picture: {NAMED}."
     head, kind = bytes(content[:1024]), ""
+    if head.startswith((b"\x89PNG", b"\xff\xd8\xff", b"GIF8")) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP"):
+        return _damaged(name)
+    if head[:4] in BYTE_ORDERS:  # its pixels may be of a kind that Pillow lacks
+        return f"{name} is damaged, or a rare kind of TIFF. Save it as PNG, and send that."
     if head[4:8] == b"ftyp":  # ISO 14496-12: a box with its length, then names of what it is compatible with
         brands = head[8 : int.from_bytes(head[:4], "big")]
         kind = "an AVIF" if b"avi" in brands else "a HEIC" if b"hei" in brands or b"mif1" in brands else ""
     elif b"<svg" in head.lower():
         kind = "an SVG"
+    elif head.startswith((b"II+\0", b"MM\0+")):
+        kind = "a BigTIFF"
     if kind:
         return f"{name} is {kind} picture, which this page can't read. Save it as JPEG, and send that."
     return f"{name} is not an image. Use {NAMED}."

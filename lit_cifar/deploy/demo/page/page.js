@@ -6,6 +6,7 @@ const FIRST_CLASSES = 10; // more are shown when they are asked for
 const RUNNERS_UP = 2;
 const UNREADABLE = "It can't be read. Is it a folder, or was it moved?";
 let about, stream = null;
+let mapped; // label of the class whose map is shown
 let turn = 0, batch = 0, opening = 0; // of what was asked for last; answers to earlier requests are dropped
 
 async function ask(picture, query) {
@@ -50,13 +51,14 @@ function mark(shown) {
 async function look(picture, query, opener = null) {
   const isOld = begin(`Looking at ${query.name}…`);
   mark(opener);
+  $("choice").disabled = true; // it is of an earlier picture
   try {
     const content = typeof picture === "function" ? await picture() : picture;
     const answer = await ask(content, query);
     if (isOld()) return;
     show(answer, query);
     report(`${query.name}: ${answer.verdict.filter(Boolean).join(", ")}`, false);
-    if (opener) $("result").scrollIntoView({ block: "nearest" });
+    if (opener) $("verdict").scrollIntoView({ block: "nearest" });
   } catch (error) {
     if (!isOld()) say(error.message);
   }
@@ -73,7 +75,7 @@ function show(answer, { name, truth }) {
   $("pixels").src = answer.pixels;
   showMap(answer);
   const found = answer.classes.map((each, label) => ({ ...each, label })).sort((a, b) => b.probability - a.probability);
-  $("classes-title").textContent = answer.map ? "Choose a class to see what speaks for it:" : "Probability of each class:";
+  $("classes-title").textContent = answer.map ? "Select a class to see which areas support it:" : "Probability of each class:";
   $("classes").replaceChildren(...found.map((each, place) => {
     const row = classRow(each, answer, each.label === truth);
     row.hidden = place >= FIRST_CLASSES && each.label !== truth;
@@ -81,7 +83,7 @@ function show(answer, { name, truth }) {
   }));
   $("all-classes").hidden = found.length <= FIRST_CLASSES;
   $("all-classes").textContent = `Show all ${found.length.toLocaleString("en")} classes`;
-  $("result").hidden = false;
+  $("choice").disabled = $("result").hidden = false;
 }
 
 function classRow({ name, probability, percent, label }, answer, isTruth) {
@@ -89,7 +91,7 @@ function classRow({ name, probability, percent, label }, answer, isTruth) {
   bar.style.width = `${probability * 100}%`;
   const title = element("span", { className: "name" });
   if (answer.map) {
-    const radio = element("input", { type: "radio", name: "class", checked: label === answer.label });
+    const radio = element("input", { type: "radio", name: "class", value: label, checked: label === answer.label });
     radio.addEventListener("change", () => chooseMap(answer.pixels, label));
     title.append(radio);
   }
@@ -98,7 +100,8 @@ function classRow({ name, probability, percent, label }, answer, isTruth) {
     element("div", { className: "track" }, bar), element("span", { className: "number", textContent: percent }));
 }
 
-function showMap({ map, caption }) {
+function showMap({ map, caption, label }) {
+  mapped = label;
   $("map").hidden = $("legend").hidden = !map;
   if (map) $("map").src = map;
   $("map").alt = $("map-caption").textContent = caption;
@@ -114,7 +117,9 @@ async function chooseMap(pixels, label) {
     showMap(answer);
     report(answer.caption, false);
   } catch (error) {
-    if (!isOld()) $("message").textContent = error.message; // the result stays
+    if (isOld()) return;
+    $("message").textContent = error.message; // the result stays
+    $("classes").querySelector(`[value="${mapped}"]`).checked = true;
   }
 }
 
