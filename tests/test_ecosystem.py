@@ -131,7 +131,7 @@ def test_half_epochs_and_accumulated_batches_are_counted_rightly(fit: Any, tmp_p
 def test_flags_of_lightning_work_and_warn_of_nothing(fit: Any, flags: tuple[str, ...], steps: int) -> None:
     result = fit(*flags)
     assert (result.code, result.err) == (0, "")
-    assert f"epoch{'' if steps == 1 else 's'}, {steps} steps in" in result.out
+    assert f", {steps} step{'' if steps == 1 else 's'} in" in result.out
 
 
 def test_averaged_weights_are_those_validated_kept_and_tested(cli: Cli, fit: Any, root: Path, tmp_path: Path) -> None:

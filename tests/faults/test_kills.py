@@ -86,7 +86,8 @@ def test_a_signal_ends_the_run_after_last_is_written_and_a_line_says_how_to_resu
     process.send_signal(signum)
     _, err = process.communicate(timeout=30)
     last = tmp_path / RUN / "checkpoints" / "last.ckpt"
-    assert Result(process.returncode, "", err).failed(code, "interrupted", signum.name, f"--ckpt_path {last}")
+    name = "Ctrl-C" if signum == signal.SIGINT else signum.name
+    assert Result(process.returncode, "", err).failed(code, "interrupted", name, f"--ckpt_path {last}")
     assert last_checkpoint(tmp_path)["global_step"] > 0
 
 
