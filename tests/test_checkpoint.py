@@ -112,6 +112,7 @@ def test_resume_auto_begins_where_there_is_nothing_to_go_on_from(cli: Cli, pictu
     assert "3 epochs, 42 steps" in cli("fit", *root, *FIT, "--resume=auto", "--trainer.max_epochs=3").out
 
 
+@pytest.mark.slow
 def test_a_recipe_may_say_where_to_go_on_and_config_yaml_repeats_the_run_from_its_beginning(
     cli: Cli, pictures: Path, tmp_path: Path
 ) -> None:

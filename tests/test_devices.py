@@ -21,6 +21,7 @@ from running import (
 RECIPES = Path(__file__).parent.parent / "configs"
 
 
+@pytest.mark.slow
 def test_the_data_parallel_demonstration_prints_each_device_s_share() -> None:
     lines = run("fit", "--config", RECIPES / "parallel.yaml", "--trainer.devices=2").splitlines()
     full = ["\tIn Model: input size [15, 5] output size [15, 2]"] * 2

@@ -76,6 +76,7 @@ def make_other_than_commands_would(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 def test_commands_in_one_process_leave_it_as_it_was(
     cli: Cli, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +125,7 @@ def test_importing_the_package_and_all_its_modules_changes_nothing() -> None:
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+@pytest.mark.slow
 def test_the_second_command_prints_what_the_first_does(cli: Cli, tmp_path: Path) -> None:
     words = ("fit", f"--data.root={tmp_path}", NO_MIRROR, "--trainer.max_steps=1", "--data.batch_size=100")
     first, second = (cli(*words, f"--trainer.default_root_dir={tmp_path / name}") for name in ("first", "second"))
