@@ -41,7 +41,6 @@ def report(folder: Path) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.slow
 def test_a_logger_stands_beside_tensorboard_and_the_run_resumes(fit: Any, tmp_path: Path) -> None:
     logger = ("--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path / 'csv'}")
     result = fit(*logger, epochs=1)
@@ -156,7 +155,6 @@ def test_averaged_weights_are_those_validated_kept_and_tested(cli: Cli, fit: Any
     assert report(tmp_path)["test_accuracy"] == pytest.approx(right)
 
 
-@pytest.mark.slow
 def test_the_learning_rate_found_is_used_told_and_drawn(fit: Any, tmp_path: Path) -> None:
     schedule = ("--model.lr_scheduler=CosineAnnealingLR", "--model.lr_scheduler.T_max=9")
     result = fit(f"{CALLBACK}LearningRateFinder", "--trainer.callbacks.num_training_steps=40", *schedule, epochs=5)
