@@ -20,6 +20,9 @@ NOISE = re.compile(
 """Lines of jsonargparse's messages that say nothing about the value."""
 WRONG = re.compile(r"(Expected a .*?)(?:; Given|\. Got) value: (.*)")
 INNER = re.compile(r"""Problem with given class_path '[^']*': Parser key "([\w.]+)": (.*)""")
+LACKING = re.compile(
+    r"(?:Problem with given class_path '[\w.]*?(\w+)')?.*?the following arguments are required: (\w+(?:, \w+)*).*"
+)
 KINDS = {"int": ["an integer"], "float": ["a number"], "bool": ["true", "false"]}
 RENAMED = {"--data.mean": "--data.normalize", "--data.std": "--data.normalize"}
 
@@ -136,6 +139,10 @@ def _plain(source: str, text: str) -> str:
     """Returns jsonargparse's message as `--data.resize foo must be squeeze, crop or pad`, or as it is."""
     while inner := INNER.fullmatch(text):
         source, text = f"{source}.{inner[1]}", inner[2]
+    if match := LACKING.fullmatch(text):
+        prefix = "init_args" if source.startswith("--config") else source
+        needed = " and ".join(f"{prefix}.{name}" for name in match[2].split(", "))
+        return f"{source} {match[1]} needs {needed}" if match[1] else f"{source} needs {needed}"
     match, choices = WRONG.fullmatch(text), list[str]()
     for kind in match[1].split("; ") if match else ():
         kind = kind.removeprefix("Expected a ")

@@ -156,9 +156,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         """
         asked, labels, val = self._asked_val_size, self.images.train.labels, self.images.val
         if val is not None:
-            if asked not in (VAL_SHARE, len(val.labels)) and not rank_zero_only.rank:  # type: ignore[attr-defined]
-                why = f"{self.root} has a folder of {len(val.labels):,} images to validate on"
-                print(f"--data.val_size {asked} is not used, since {why}", file=sys.stderr)
+            if asked not in (VAL_SHARE, len(val.labels)):
+                _say_unused("val_size", asked, f"{self.root} has a folder of {len(val.labels):,} images to validate on")
             return len(val.labels)
         total = len(labels)
         if isinstance(asked, float):
@@ -231,6 +230,10 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         images, indices, *_ = self.training_set
+        if not (self.augmentation.mixup or self.augmentation.cutmix):
+            for name in ("mix_probability", "mix_until"):
+                if (value := getattr(self.augmentation, name)) != getattr(Augmentation, name):
+                    _say_unused(name, value, "neither --data.mixup nor --data.cutmix is above 0")
         options: dict[str, Any] = {"indices": indices, "shuffle": True, "augmentation": self.augmentation}
         if self.trainer is not None:
             module = self.trainer.lightning_module
@@ -264,3 +267,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
             options["device"] = self.trainer.strategy.root_device
             options["rank"], options["world_size"] = self.trainer.global_rank, self.trainer.world_size
         return BatchLoader(images, batch_size, seed=self.seed, mean=self.mean, std=self.std, **options)
+
+
+def _say_unused(name: str, value: object, why: str) -> None:
+    """Says on the first rank that a setting has no effect."""
+    if not rank_zero_only.rank:  # type: ignore[attr-defined]
+        print(f"--data.{name} {value} is not used, since {why}", file=sys.stderr)

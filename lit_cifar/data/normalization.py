@@ -12,7 +12,7 @@ from lit_cifar.errors import UsageError, require
 Normalize = str | Sequence[Sequence[float]]
 """`half`, `data`, `imagenet`, or numbers: mean and standard deviation of red, green and blue."""
 Channels = tuple[float, ...]
-LARGEST = 1e6  # of a mean, a standard deviation, and its inverse
+SMALLEST = 1e-6  # standard deviation
 
 
 class Normalization(NamedTuple):
@@ -41,8 +41,9 @@ def require_normalize(normalize: Normalize) -> None:
     except (TypeError, ValueError) as error:
         raise UsageError("value-out-of-range", sentence) from error
     require(len(mean) == len(std) == 3, sentence)
-    fine = all(abs(value) <= LARGEST for value in mean) and all(1 / LARGEST <= value <= LARGEST for value in std)
-    require(fine, f"{sentence}; all must be finite, and the standard deviations above 0")
+    fine = all(0 <= value <= 1 for value in mean) and all(SMALLEST <= value <= 1 for value in std)
+    todo = "divide those of pixels up to 255 by 255"
+    require(fine, f"--data.normalize {normalize} must have numbers from 0 to 1, deviations above 0; {todo}")
 
 
 def normalization(normalize: Normalize, images: Tensor, indices: Tensor) -> Normalization:
@@ -72,7 +73,7 @@ def of_images(images: Tensor, indices: Tensor) -> Normalization:
         variance = pixels * sum(value**2 * count for value, count in enumerate(each)) - total**2  # times pixels²
         mean.append(total / (255 * pixels))
         std.append(sqrt(variance / (255 * pixels) ** 2))
-        if std[-1] < 1 / LARGEST:
+        if std[-1] < SMALLEST:
             what = f"{name} is the same in all pixels of the {len(indices):,} training images"
             todo = "use --data.normalize half, or other images"
             raise UsageError("value-invalid", f"--data.normalize data can't divide by a deviation of 0: {what}; {todo}")

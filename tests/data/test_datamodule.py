@@ -150,6 +150,7 @@ def test_holding_out_all_images_is_refused(module: Any, val_size: int) -> None:
         ("normalize", [[0.5] * 3, [0.5] * 4]),
         ("normalize", [[0.5] * 3, [0.5, 0, 0.5]]),
         ("normalize", [[float("nan")] * 3, [1.0] * 3]),
+        ("normalize", [[125.3, 123.0, 113.9], [63.0, 62.1, 66.7]]),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_flag_and_itself(flag: str, value: object) -> None:
