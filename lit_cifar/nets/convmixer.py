@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_cifar.nets import Published
-from lit_cifar.nets.cpu.layers import Norm
+from lit_cifar.nets.cpu.layers import Depthwise, Norm
 
 
 class Mixer(nn.Module):
@@ -17,7 +17,7 @@ class Mixer(nn.Module):
 
     def __init__(self, width: int, kernel_size: int) -> None:
         super().__init__()
-        self.places = nn.Conv2d(width, width, kernel_size, groups=width, padding=kernel_size // 2)
+        self.places = Depthwise(width, kernel_size)
         self.norm1 = Norm(width)
         self.channels = nn.Conv2d(width, width, 1)
         self.norm2 = Norm(width)

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from lit_cifar.nets.cpu import narrow, winograd
+from lit_cifar.nets.cpu import depthwise, narrow, winograd
 
 FEWEST = 64  # channels in and out; with fewer, Winograd's transforms cost as much as the products save
+LARGE = 5  # side of a filter from which oneDNN is slow at the gradients of depthwise convolutions
 NARROW = 9  # pixels in a row up to which gradients of bf16 filters are faster with all images in one
 
 
@@ -27,6 +28,22 @@ class Convolution(nn.Conv2d):
             many = min(self.in_channels, self.out_channels) >= FEWEST
             if x.dtype == torch.float32 and many and not torch.is_autocast_enabled("cpu"):
                 return winograd.convolve(x, self.weight)
+        return super().forward(x)
+
+
+class Depthwise(nn.Conv2d):
+    """A convolution of each channel by itself that keeps height and width; depthwise.py when it trains on a CPU."""
+
+    def __init__(self, channels: int, kernel_size: int) -> None:
+        super().__init__(channels, channels, kernel_size, groups=channels, padding=kernel_size // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `[N, channels, H, W]` for the same."""
+        if self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+            if self.kernel_size[0] >= LARGE and dtype in (torch.bfloat16, torch.float32) and len(x):
+                assert self.bias is not None
+                return depthwise.convolve(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         return super().forward(x)
 
 
