@@ -44,8 +44,8 @@ def hyperparameters(card: RunCard) -> dict[str, Setting]:
         found["normalize"] = [card.mean, card.std]
     found |= _differing(card.training_set, UNCHANGED)
     for kind in (CIFAR10DataModule, LitClassifier):
-        defaults, own = _defaults(kind), vars(card).keys() - found.keys() - {"augmentation", "lr_scheduler"}
-        found |= _differing({name: getattr(card, name) for name in own & defaults.keys()}, defaults)
+        usual, own = defaults(kind), vars(card).keys() - found.keys() - {"augmentation", "lr_scheduler"}
+        found |= _differing({name: getattr(card, name) for name in own & usual.keys()}, usual)
     found |= {"init_from": card.init_from} if card.init_from else {}
     trainer = dict(card.trainer)
     found |= {"precision": trainer.pop("precision")} if "precision" in trainer else {}
@@ -57,23 +57,28 @@ def _parts(name: str, described: Description) -> dict[str, Any]:
     """Returns the name of a class, and its arguments that differ from their defaults."""
     path, arguments = str(described["class_path"]), described.get("init_args")
     arguments = dict(arguments) if isinstance(arguments, Mapping) else {}
-    module, _, short = path.rpartition(".")
-    # what isn't imported is not imported for this: its default values are not known
-    defaults = _defaults(getattr(sys.modules.get(module), short, None))
-    for key in defaults.keys() - arguments.keys():
+    usual = defaults(imported(path))
+    for key in usual.keys() - arguments.keys():
         if f"{name}.{key}" in ALWAYS:
-            arguments[key] = defaults[key]
-    found: dict[str, Any] = {name: short}
+            arguments[key] = usual[key]
+    found: dict[str, Any] = {name: path.rpartition(".")[2]}
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:
             found |= _parts(f"{name}.{key}", dict(value))
         else:
-            found |= _differing({f"{name}.{key}": value}, {f"{name}.{key}": defaults[key]} if key in defaults else {})
+            found |= _differing({f"{name}.{key}": value}, {f"{name}.{key}": usual[key]} if key in usual else {})
     further = {key: value for key, value in described.items() if key not in ("class_path", "init_args")}
     return found | _differing({f"{name}.{key}": value for key, value in further.items()}, {f"{name}.interval": "epoch"})
 
 
-def _defaults(made: Callable[..., Any] | None) -> dict[str, Any]:
+def imported(path: str) -> Any:
+    """Returns the class of a path if it has been imported, or None: no class is imported for its defaults."""
+    module, _, name = path.rpartition(".")
+    return getattr(sys.modules.get(module), name, None)
+
+
+def defaults(made: Callable[..., Any] | None) -> dict[str, Any]:
+    """Returns the defaults of a class's parameters, by their names; none if they are not known."""
     try:
         parameters = inspect.signature(made).parameters.values() if made else ()
     except (TypeError, ValueError):  # written in C

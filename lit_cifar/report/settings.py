@@ -1,7 +1,5 @@
 """The settings of a training as report.html lists them: those that differ from the defaults."""
 
-import inspect
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -11,7 +9,7 @@ import yaml
 from torch import nn
 
 from lit_cifar.data.datamodule import CIFAR10DataModule
-from lit_cifar.report.hyperparameters import hyperparameters
+from lit_cifar.report.hyperparameters import defaults, hyperparameters, imported
 from lit_cifar.runs.card import RunCard, describe, plain
 from lit_cifar.training.classifier import LitClassifier
 from lit_cifar.training.trainer import Trainer
@@ -47,20 +45,20 @@ def changed_settings(config: str) -> list[Setting]:
     return [Setting(name, _shown(value), _shown(default)) for name, value, default in found if name not in ELSEWHERE]
 
 
-def _changed(name: str, defaults: Mapping[str, Any], given: Any) -> Iterator[tuple[str, Any, Any]]:
+def _changed(name: str, usual: Mapping[str, Any], given: Any) -> Iterator[tuple[str, Any, Any]]:
     for key, value in given.items() if isinstance(given, dict) else ():
-        flag, default = f"{name}.{key}", defaults.get(key, REQUIRED)
+        flag, default = f"{name}.{key}", usual.get(key, REQUIRED)
         path = value.get("class_path") if isinstance(value, dict) else None
         if not isinstance(path, str):
             if not _is_same(value, default):
                 yield flag, value, default
             continue
-        kind = _known(path)
+        kind = imported(path)
         standard = default if isinstance(default, dict) else {}
-        is_standard = kind is not None and kind is _known(standard.get("class_path", ""))
+        is_standard = kind is not None and kind is imported(standard.get("class_path", ""))
         if not is_standard:
-            usual = standard.get("class_path", default)
-            yield flag, path.rpartition(".")[2], usual.rpartition(".")[2] if isinstance(usual, str) else usual
+            other = standard.get("class_path", default)
+            yield flag, path.rpartition(".")[2], other.rpartition(".")[2] if isinstance(other, str) else other
         inner = _defaults(kind) | (standard["init_args"] if is_standard else {})
         yield from _changed(flag, inner, value.get("init_args"))
 
@@ -68,20 +66,12 @@ def _changed(name: str, defaults: Mapping[str, Any], given: Any) -> Iterator[tup
 def _defaults(kind: Any) -> dict[str, Any]:
     """Returns the defaults of a class's parameters as config.yaml would have them."""
     found: dict[str, Any] = {}
-    with suppress(TypeError, ValueError):  # a class in C has no signature
-        for name, parameter in inspect.signature(kind).parameters.items():
-            if parameter.default is not parameter.empty:
-                is_lambda = getattr(parameter.default, "__name__", "") == "<lambda>"  # of the default optimizer
-                with suppress(Exception):  # a default that can't be written down is no default of a file's
-                    value = parameter.default([nn.Parameter(torch.zeros(1))]) if is_lambda else parameter.default
-                    found[name] = describe(value) if is_lambda else plain(value, name)
+    for name, default in defaults(kind).items():
+        is_lambda = getattr(default, "__name__", "") == "<lambda>"  # of the default optimizer
+        with suppress(Exception):  # a default that can't be written down is no default of a file's
+            value = default([nn.Parameter(torch.zeros(1))]) if is_lambda else default
+            found[name] = describe(value) if is_lambda else plain(value, name)
     return found
-
-
-def _known(path: str) -> Any:
-    """Returns a class that has been imported, or None."""
-    module, _, name = path.rpartition(".")
-    return getattr(sys.modules.get(module), name, None)
 
 
 def _is_same(value: Any, default: Any) -> bool:
