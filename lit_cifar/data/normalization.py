@@ -43,7 +43,7 @@ def require_normalize(normalize: Normalize) -> None:
     require(len(mean) == len(std) == 3, sentence)
     fine = all(0 <= value <= 1 for value in mean) and all(SMALLEST <= value <= 1 for value in std)
     todo = "divide those of pixels up to 255 by 255"
-    require(fine, f"--data.normalize {normalize} must have numbers from 0 to 1, deviations above 0; {todo}")
+    require(fine, f"--data.normalize {normalize} must have numbers from 0 to 1, standard deviations above 0; {todo}")
 
 
 def normalization(normalize: Normalize, images: Tensor, indices: Tensor) -> Normalization:

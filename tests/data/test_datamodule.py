@@ -122,6 +122,14 @@ def test_holding_out_all_images_is_refused(module: Any, val_size: int) -> None:
         module(val_size=val_size).prepare_data()
 
 
+@pytest.mark.parametrize(("mixup", "said"), [(0.0, True), (0.2, False)])
+def test_a_line_says_that_mixing_flags_are_not_used(
+    module: Any, capsys: pytest.CaptureFixture[str], mixup: float, said: bool
+) -> None:
+    module(mixup=mixup, mix_probability=0.5).train_dataloader()
+    assert ("--data.mix_probability 0.5 is not used" in capsys.readouterr().err) == said
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [

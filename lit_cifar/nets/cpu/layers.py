@@ -41,7 +41,7 @@ class Depthwise(nn.Conv2d):
         """Returns `[N, channels, H, W]` for the same."""
         if self.training and x.device.type == "cpu" and not torch.compiler.is_compiling():
             dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-            if self.kernel_size[0] >= LARGE and dtype in (torch.bfloat16, torch.float32) and len(x):
+            if self.kernel_size[0] >= LARGE and {x.dtype, dtype} <= {torch.bfloat16, torch.float32} and len(x):
                 assert self.bias is not None
                 return depthwise.convolve(x.to(dtype), self.weight.to(dtype), self.bias.to(dtype))
         return super().forward(x)
