@@ -111,3 +111,18 @@ def test_a_net_learns_the_same(bf16: bool, calls: list[torch.dtype], monkeypatch
     for gradient, expected in zip(found, gradients(), strict=True):
         assert error(gradient, expected.double()) < (0.05 if bf16 else 1e-4)
     assert len(calls) == 3
+
+
+def test_a_gradient_s_gradient_is_that_of_torch(calls: list[torch.dtype]) -> None:
+    torch.manual_seed(0)
+    layer, exact, x = Depthwise(8, 5), nn.Conv2d(8, 8, 5, padding=2, groups=8), torch.randn(6, 8, 7, 7)
+    exact.load_state_dict(layer.state_dict())
+
+    def penalty(module: nn.Module) -> tuple[Tensor, ...]:
+        images = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(module(images).square().sum(), images, create_graph=True)
+        return torch.autograd.grad(gradient.square().sum(), (images, *module.parameters()))
+
+    for result, expected in zip(penalty(layer), penalty(exact), strict=True):
+        assert error(result, expected.double()) < 1e-4
+    assert calls == [torch.float32]

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 PART = 2**17  # bytes of images a thread at a time, which stay in its cache with their gradients
 
@@ -28,7 +27,6 @@ class _Convolve(torch.autograd.Function):
         return nn.functional.conv2d(x, weight, bias, padding=weight.shape[3] // 2, groups=len(weight))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, y_gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
         x, weight = ctx.saved_tensors
         gradient = torch.zeros(weight.shape, dtype=torch.float32)
